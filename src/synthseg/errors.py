@@ -1,0 +1,71 @@
+"""Every error a user can meet: what it is about, what was found, and what to do.
+
+The command line turns a :class:`UsageError` into exit code 2 and any other :class:`SynthsegError` into exit code 1.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class SynthsegError(Exception):
+    """Base of all our errors.
+
+    Args:
+        subject: the file, setting or thing the message is about (always named first).
+        found: what was found there.
+        fix: what the user can do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, subject: str | Path, *, found: str, fix: str) -> None:
+        self.subject = str(subject)
+        self.found = found
+        self.fix = fix
+        super().__init__(f"{self.subject}: found {found}. Fix: {fix}")
+
+    def __reduce__(self) -> tuple[object, ...]:  # keyword-only arguments need help to cross process borders
+        return _rebuild, (type(self), self.subject, self.found, self.fix)
+
+
+def _rebuild(kind: type[SynthsegError], subject: str, found: str, fix: str) -> SynthsegError:
+    return kind(subject, found=found, fix=fix)
+
+
+class UsageError(SynthsegError):
+    """The command line or call itself is wrong (exit code 2)."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A recipe or configuration has a wrong key, type or value."""
+
+
+class LabelError(SynthsegError):
+    """A label protocol is invalid, or a label map holds values its protocol does not know."""
+
+
+class VolumeError(SynthsegError):
+    """A scan or label map cannot be read, or is not a usable 3D volume."""
+
+
+class ShapeError(SynthsegError):
+    """Arrays or tensors that must agree in shape do not."""
+
+
+class WeightsError(SynthsegError):
+    """Weights are missing, damaged, or do not fit what they are asked to do."""
+
+
+class TrainingError(SynthsegError):
+    """Training cannot start, continue or resume."""
+
+
+class InvariantError(SynthsegError):
+    """A segmentation broke one of the promises checked before writing."""
+
+
+class OutputError(SynthsegError):
+    """A result cannot be written."""
