@@ -1,0 +1,58 @@
+# The project's habits as commands: `make help`.
+# Everything is installed into .venv, once: stamps inside it remember what was done.
+
+PYTHON ?= python3
+WORKERS ?= 2
+PYTEST_ARGS ?=
+DEMO_OUTPUT ?= demo-output
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/.stamps
+INSTALL := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-input -c constraints.txt
+PINS := pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint format clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(STAMPS)/demo  ## segment a real template brain with the shipped weights, into demo-output/
+	@$(BIN)/synthseg demo -o $(DEMO_OUTPUT)
+
+# One torch thread a worker: two workers on two cores, instead of four threads quarrelling over them.
+test: $(STAMPS)/dev  ## run every test (PYTEST_ARGS="-m 'not slow'" leaves the slow ones out)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+lint: $(STAMPS)/dev  ## style, formatting, types, and which room may import which
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(STAMPS)/dev  ## mend style and formatting in place
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:  ## remove the environment and everything built
+	@rm -rf $(VENV) $(DEMO_OUTPUT) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(STAMPS)/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else \
+	  "synthseg needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	@mkdir -p $(STAMPS)
+	@touch $@
+
+$(STAMPS)/demo: $(PINS) | $(STAMPS)/venv
+	@echo "installing synthseg into $(VENV) (once; torch is large)"
+	@$(INSTALL) -e '.[demo]'
+	@touch $@
+
+# The development extra holds the demo's packages too, so that `make test` then `make demo` installs once.
+$(STAMPS)/dev: $(PINS) | $(STAMPS)/venv
+	@echo "installing synthseg and its development tools into $(VENV) (once; torch is large)"
+	@$(INSTALL) -e '.[dev]'
+	@touch $(STAMPS)/demo $@

@@ -1,0 +1,74 @@
+"""The command line: thin commands that parse, call one function and print.
+
+Command modules import nothing heavier than typer at their top, so that ``synthseg --help`` never loads torch.
+Exit codes: 0 done, 1 something failed, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from synthseg.errors import SynthsegError
+
+DEBUG_FLAG = "--debug"
+EPILOG = "Any command takes --debug, which shows where an error came from."
+
+
+def build_app() -> typer.Typer:
+    """The application with all its commands."""
+    from synthseg.cli import demo, evaluate, generate, segment, train
+    from synthseg.cli.labels import labels_app
+    from synthseg.cli.weights import weights_app
+
+    app = typer.Typer(
+        name="synthseg",
+        help="Contrast-agnostic segmentation of brain scans: any MRI contrast, CT, any resolution, without retraining.",
+        epilog=EPILOG,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_global_options)
+    for module in (segment, demo, generate, train, evaluate):
+        module.register(app)
+    app.add_typer(labels_app, name="labels")
+    app.add_typer(weights_app, name="weights")
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command line. A :class:`SynthsegError` becomes one line on stderr and its exit code, never a traceback."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = DEBUG_FLAG in given
+    try:
+        build_app()([argument for argument in given if argument != DEBUG_FLAG])
+    except SynthsegError as error:
+        if debug:
+            traceback.print_exception(error)
+        typer.echo(f"synthseg: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("synthseg: interrupted", err=True)
+        sys.exit(130)
+
+
+def _global_options(
+    version: Annotated[
+        bool, typer.Option("--version", help="print the version", is_eager=True, callback=lambda v: _version(v))
+    ] = False,
+) -> None:
+    """Options before any command."""
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"synthseg {version('synthseg')}")
+        raise typer.Exit

@@ -1,0 +1,127 @@
+"""``synthseg labels``: look at label tables, and make one for your own maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from synthseg.labels.inspect import Inspection, LabelMap
+    from synthseg.labels.protocol import LabelProtocol
+
+labels_app = typer.Typer(help="Label tables: what the values of a label map mean.", no_args_is_help=True)
+
+
+@labels_app.command("inspect")
+def inspect_command(
+    folder: Annotated[Path, typer.Argument(help="Folder of label maps (or one label map).")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the proposed table here (.tsv).")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace the table if it exists.")] = False,
+) -> None:
+    """List the values in your label maps and propose a table: sides, partners and classes, for you to correct."""
+    from synthseg.errors import OutputError
+    from synthseg.labels.inspect import inspect_folder
+    from synthseg.volumes import atomic_file, is_volume_path
+
+    if out is not None and out.exists() and not overwrite:
+        raise OutputError(out, found="an existing file", fix="choose another name, or add --overwrite")
+    inspection = inspect_folder(folder, read=_read_label_map, accepts=is_volume_path)
+    _print_inspection(inspection)
+    if out is not None:
+        with atomic_file(out) as file:
+            file.write(inspection.to_table().encode("utf-8"))
+        typer.echo(f"Wrote {out}: check every row, then use it as the protocol of your recipe.")
+
+
+@labels_app.command("list")
+def list_command() -> None:
+    """List the label tables that come with the package."""
+    from synthseg.labels import builtin_protocols, load_protocol
+
+    table = _grid("Built-in label tables", ("labels", "targets"), ("name", "description"))
+    for name in builtin_protocols():
+        protocol = load_protocol(name)
+        table.add_row(str(len(protocol)), str(len(protocol.target_values)), name, protocol.description)
+    _console().print(table)
+
+
+@labels_app.command("show")
+def show_command(
+    name: Annotated[str, typer.Argument(help="A built-in table's name, or the path of a .tsv.")],
+    plain: Annotated[bool, typer.Option("--plain", help="Print the table's text, to copy and edit.")] = False,
+) -> None:
+    """Print one label table."""
+    from synthseg.labels import load_protocol
+
+    protocol = load_protocol(name)
+    if plain:
+        typer.echo(protocol.to_table(), nl=False)
+    else:
+        _print_protocol(protocol)
+
+
+def _read_label_map(path: Path) -> LabelMap:
+    from synthseg.labels.inspect import LabelMap
+    from synthseg.volumes import read_volume
+
+    volume = read_volume(path, labels=True)
+    for note in volume.notes:
+        typer.echo(f"{path}: {note}", err=True)
+    return LabelMap(str(path), volume.data, volume.spacing_mm, volume.affine)
+
+
+def _console() -> Console:
+    """A console that does not squeeze tables into 80 columns when the output goes into a file or pipe."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
+def _grid(title: str, numbers: Sequence[str], words: Sequence[str]) -> Table:
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in numbers:
+        table.add_column(column, justify="right", no_wrap=True)
+    for column in words:
+        table.add_column(column)
+    return table
+
+
+def _print_inspection(inspection: Inspection) -> None:
+    from rich.markup import escape
+
+    numbers = ("value", "mean ml", "min ml", "max ml", "maps", "class", "partner")
+    table = _grid(f"{len(inspection.maps)} label map(s)", numbers, ("side", "name", "why"))
+    for label, facts, reason in zip(inspection.protocol.labels, inspection.facts, inspection.reasons, strict=True):
+        sizes = [f"{ml:.2f}" if facts.maps else "-" for ml in (facts.mean_ml, facts.min_ml, facts.max_ml)]
+        partner = "" if label.side == "neutral" else str(label.partner)
+        cells = [*sizes, str(facts.maps), str(label.generation_class), partner, label.side, escape(label.name), reason]
+        table.add_row(str(label.value), *cells)
+    console = _console()
+    console.print(table)
+    for note in inspection.notes:
+        console.print(f"Note: {note}", markup=False)
+
+
+def _print_protocol(protocol: LabelProtocol) -> None:
+    from rich.markup import escape
+    from rich.text import Text
+
+    numbers = ("value", "partner", "class", "contrast", "target", "topology", "quality", "tissue")
+    table = _grid(f"{protocol.name}: {protocol.description}", numbers, ("side", "name", ""))
+    for label in protocol.labels:
+        classes = (label.partner, label.generation_class, label.contrast_class, label.target)
+        cells = (label.value, *classes, label.topology, label.quality, label.tissue)
+        swatch = Text("  ", style="on #{:02x}{:02x}{:02x}".format(*label.color))
+        table.add_row(*map(str, cells), label.side, escape(label.name), swatch)
+    _console().print(table)

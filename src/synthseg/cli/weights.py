@@ -1,0 +1,130 @@
+"""`synthseg weights`: what weights there are, what they are, and whether they are whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+weights_app = typer.Typer(help="List, describe and verify weights.", no_args_is_help=True)
+
+_NOT_STATED = "not stated"
+
+
+@weights_app.command("list")
+def list_command() -> None:
+    """List the weights that a name leads to: those of the folder $SYNTHSEG_WEIGHTS_DIR, then the shipped ones."""
+    from rich.table import Table
+
+    from synthseg.weights.store import list_weights
+
+    entries = list_weights()
+    table = Table("name", "labels", "spacing", "steps", "size", "licence", "from")
+    for entry in entries:
+        name = f"{entry.name} (default)" if entry.is_default else entry.name
+        size = f"{entry.path.stat().st_size / 1e6:.1f} MB"
+        if entry.card is None:
+            table.add_row(name, f"[red]unusable: {entry.problem}[/red]", "", "", size, "", entry.source)
+            continue
+        card = entry.card
+        facts = (card["protocol"]["name"], f"{card['spacing_mm']:g} mm", _number(card.get("steps")))
+        table.add_row(name, *facts, size, str(card.get("licence") or _NOT_STATED), entry.source)
+    console = _console()
+    if entries:
+        console.print(table)
+    else:
+        console.print("No weights are installed; set SYNTHSEG_WEIGHTS_DIR to a folder that holds some.")
+
+
+@weights_app.command("show")
+def show_command(
+    name: Annotated[str, typer.Argument(help="a name from `synthseg weights list`, or the path of a file")],
+    as_json: Annotated[bool, typer.Option("--json", help="print the whole card as JSON")] = False,
+) -> None:
+    """Show the card of weights: what they segment, how they were made, under which terms."""
+    from synthseg.weights.card import read_card
+    from synthseg.weights.store import find_weights
+
+    path = find_weights(name)
+    card = read_card(path)
+    if as_json:
+        typer.echo(json.dumps(card, indent=2))
+        return
+    _print_card(card, path)
+
+
+@weights_app.command("verify")
+def verify_command(
+    names: Annotated[list[str] | None, typer.Argument(help="names or paths; all known weights when left out")] = None,
+) -> None:
+    """Check weights: file, card, hash, labels and architecture. Exit code 1 when any of them fails."""
+    from synthseg.errors import SynthsegError
+    from synthseg.weights import list_weights, verify_weights
+
+    asked: list[str | Path] = list(names) if names else [entry.path for entry in list_weights()]
+    if not asked:
+        typer.echo("No weights are installed: nothing to verify.", err=True)
+        raise typer.Exit(1)
+    failed = False
+    for name in asked:
+        try:
+            report = verify_weights(name)
+        except SynthsegError as error:
+            failed = True
+            typer.echo(f"FAILED  {error}", err=True)
+        else:
+            typer.echo(f"ok  {report.name} ({report.path}): {'; '.join(report.checks)}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _print_card(card: dict[str, Any], path: Path) -> None:
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None)
+    architecture = ", ".join(f"{key} {value}" for key, value in card["architecture"].items() if key != "kind")
+    rows = card["protocol"]["rows"]
+    facts = {
+        "name": card["name"],
+        "file": f"{path} ({path.stat().st_size / 1e6:.1f} MB)",
+        "labels": f"{card['protocol']['name']}: {card['protocol'].get('description', '')} ({len(rows)} rows)",
+        "spacing": f"{card['spacing_mm']:g} mm",
+        "architecture": f"{card['architecture']['kind']} ({architecture})",
+        "steps": _number(card.get("steps")),
+        "created": card["created"],
+        "licence": card.get("licence"),
+        "sha256": card["sha256"],
+    }
+    shown = {*facts, "architecture", "protocol", "spacing_mm", "format"}
+    for key, value in {**facts, **{key: value for key, value in card.items() if key not in shown}}.items():
+        table.add_row(key, _readable(value))
+    _console().print(table)
+    names = Table("value", "structure", title="Labels")
+    for row in rows:
+        names.add_row(str(row.get("value")), str(row.get("name")))
+    _console().print(names)
+
+
+def _readable(value: Any) -> str:
+    if value is None or value == "":
+        return _NOT_STATED
+    if isinstance(value, dict):
+        return "\n".join(f"{key}: {_readable(item).replace(chr(10), ', ')}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(_readable(item) for item in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _number(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else _NOT_STATED
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False)

@@ -1,0 +1,170 @@
+"""Scoring one prediction against one truth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from synthseg.errors import ConfigError, LabelError
+from synthseg.evaluation.mapping import LabelMapping
+from synthseg.labels import LabelProtocol, load_protocol
+from synthseg.metrics import overlap, sd95
+from synthseg.volumes.read import read_volume
+from synthseg.volumes.resample import reslice
+from synthseg.volumes.volume import Volume, strip_extension
+
+_SAME_GRID_MM = 1e-2  # corners closer than this: headers written by different tools, one grid
+_SHOWN = 8  # values listed in a note
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What is compared, and how."""
+
+    protocol: str = "synthseg-2.0"  # names the structures and says which values are scored
+    values: tuple[int, ...] | None = None  # score exactly these; None: the protocol's foreground present in the truth
+    ignore_value: int | None = 255  # voxels where the truth has this value are left out of both maps
+    surface: bool = True  # compute SD95, most of the time spent
+    mapping: LabelMapping | None = None  # converts the truth first
+
+    def __post_init__(self) -> None:
+        if self.values is not None and (not self.values or len(set(self.values)) != len(self.values)):
+            raise ConfigError("evaluation values", found=str(list(self.values)), fix="list distinct label values")
+        if self.values is not None and self.ignore_value in self.values:
+            fix = "score other values, or ignore another one (or none)"
+            raise ConfigError("evaluation values", found=f"{self.ignore_value}, which is to be ignored", fix=fix)
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One structure of one scan. Volumes are on the truth's grid, ignored voxels left out."""
+
+    scan: str
+    label: int
+    structure: str
+    dice: float  # NaN when absent from both, 0 when absent from one
+    sd95_mm: float  # NaN when absent from both or not computed, infinite when absent from one
+    volume_predicted_mm3: float
+    volume_truth_mm3: float
+
+
+@dataclass(frozen=True)
+class PairScores:
+    """The scores of one pair and what was noticed on the way, in sentences."""
+
+    scan: str
+    rows: tuple[ScoreRow, ...]
+    notes: tuple[str, ...]
+
+
+def evaluate_pair(
+    predicted: str | Path, truth: str | Path, config: EvaluationConfig | None = None, *, scan: str | None = None
+) -> PairScores:
+    """Compare a label map with its truth, label by label.
+
+    The truth's grid is the one compared on: a prediction on another grid is brought there through both affines, voxel
+    by voxel with its nearest label, and a note says so.
+
+    Scored are ``config.values`` if given, otherwise the protocol's foreground labels that the truth has. A label that
+    only the prediction has is then not scored (a truth without value 24 simply does not label CSF), and noted.
+
+    Args:
+        predicted, truth: label map files.
+        scan: the name in the rows; the prediction's file name without extension when None.
+    Raises: VolumeError for unreadable files; LabelError when there is nothing to score or the mapping does not fit.
+    """
+    config = config or EvaluationConfig()
+    protocol = load_protocol(config.protocol)
+    theirs = read_volume(truth, labels=True)
+    ours = read_volume(predicted, labels=True)
+    notes = [f"{kind}: {note}" for kind, volume in (("prediction", ours), ("truth", theirs)) for note in volume.notes]
+    if config.mapping is not None:
+        theirs = replace(theirs, data=config.mapping.apply(theirs.data, theirs.spacing_mm, subject=truth))
+    on_grid, moved = _onto_grid(ours, theirs)
+    values, chosen = _choose_values(on_grid, theirs.data, protocol, config, truth)
+    rows = _score(on_grid, theirs, values, protocol, config)
+    name = scan if scan is not None else strip_extension(predicted)
+    return PairScores(name, tuple(replace(row, scan=name) for row in rows), (*notes, *moved, *chosen))
+
+
+def _score(
+    predicted: np.ndarray, truth: Volume, values: list[int], protocol: LabelProtocol, config: EvaluationConfig
+) -> list[ScoreRow]:
+    counts = overlap(predicted, truth.data, values, ignore_value=config.ignore_value)
+    distances = np.full(len(values), np.nan)
+    if config.surface:
+        distances = sd95(predicted, truth.data, values, truth.spacing_mm, ignore_value=config.ignore_value)
+    voxel_mm3 = abs(float(np.linalg.det(truth.affine[:3, :3])))
+    names = dict(zip(protocol.values.tolist(), protocol.names, strict=True))
+    scores = zip(values, counts.dice(), distances, counts.predicted, counts.truth, strict=True)
+    return [
+        ScoreRow(
+            scan="",
+            label=value,
+            structure=names.get(value, f"label {value}"),
+            dice=float(overlap_score),
+            sd95_mm=float(distance),
+            volume_predicted_mm3=float(n_predicted) * voxel_mm3,
+            volume_truth_mm3=float(n_truth) * voxel_mm3,
+        )
+        for value, overlap_score, distance, n_predicted, n_truth in scores
+    ]
+
+
+def _onto_grid(ours: Volume, theirs: Volume) -> tuple[np.ndarray, list[str]]:
+    """The prediction's labels on the truth's grid, and a note when they had to be moved there."""
+    shape = theirs.shape
+    if (
+        ours.data.shape == shape
+        and np.abs(_corners(ours.affine, shape) - _corners(theirs.affine, shape)).max() < _SAME_GRID_MM
+    ):
+        return ours.data, []
+    resliced = reslice(ours.data, ours.affine, shape, theirs.affine, order=0)
+    notes = [f"the prediction {_grid(ours)} was brought on the truth's grid {_grid(theirs)}, nearest label"]
+    if not (resliced > 0).any() and (ours.data > 0).any():
+        notes.append("none of the prediction's labels lies inside the truth's grid: are both in the same space?")
+    return resliced.astype(ours.data.dtype, copy=False), notes
+
+
+def _choose_values(
+    predicted: np.ndarray, truth: np.ndarray, protocol: LabelProtocol, config: EvaluationConfig, path: str | Path
+) -> tuple[list[int], list[str]]:
+    if config.values is not None:
+        return list(config.values), []
+    known = set(protocol.target_values.tolist()) - {0}
+    in_truth = set(np.unique(truth).tolist()) - {0, config.ignore_value}
+    in_predicted = set(np.unique(predicted).tolist()) - {0}
+    values = sorted(known & in_truth)
+    if not values:
+        raise LabelError(
+            path,
+            found=f"no label of {protocol.name} in the truth, only {_listed(in_truth)}",
+            fix="choose another protocol, name the labels to score, or convert the truth with a mapping",
+        )
+    notes = []
+    if in_truth - known:
+        found = (
+            f"the truth has values that {protocol.name} does not: {_listed(in_truth - known)}; counted as background"
+        )
+        notes.append(f"{found} (is it of another convention? then give a mapping)")
+    if (in_predicted & known) - in_truth:
+        notes.append(f"not scored, because the truth does not have them: {_listed((in_predicted & known) - in_truth)}")
+    return values, notes
+
+
+def _corners(affine: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    corners = np.stack(np.meshgrid(*[(0, n - 1) for n in shape], indexing="ij"), axis=-1).reshape(-1, 3)
+    return np.asarray(corners @ affine[:3, :3].T + affine[:3, 3])
+
+
+def _grid(volume: Volume) -> str:
+    sides = "x".join(str(n) for n in volume.data.shape)
+    return f"({sides} voxels of {'x'.join(f'{s:.3g}' for s in volume.spacing_mm)} mm)"
+
+
+def _listed(values: set[int]) -> str:
+    listed = [str(value) for value in sorted(values)]
+    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return (", ".join(listed[:_SHOWN]) + more) or "background"

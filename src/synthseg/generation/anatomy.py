@@ -1,0 +1,162 @@
+"""What the label map shows: which map, which part, flips, skull stripping, lesions (Billot et al. 2023, 4.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from synthseg.errors import ConfigError
+from synthseg.generation.bank import LabelBank
+from synthseg.generation.config import AnatomyPrior, GridPrior
+from synthseg.generation.deformation import coin
+from synthseg.labels.protocol import LabelProtocol
+
+
+class AnatomyDraw(NamedTuple):
+    """Choices about the label map of each element."""
+
+    map_index: Tensor  # [B] int64
+    donor_index: Tensor  # [B] int64, whose lesions are pasted
+    corner_mm: Tensor  # [B, 3] first voxel of the crop, from the map's centre
+    flip: Tensor  # [B] bool, like the following
+    strip: Tensor
+    strip_csf: Tensor
+    lesions: Tensor
+    paste: Tensor
+
+
+@dataclass(frozen=True)
+class AnatomyTables:
+    """Look-up tables of a protocol on a device, by label index: what the stages below need."""
+
+    partner: Tensor  # [K] int64
+    target_channel: Tensor  # [K] int64
+    extra_cerebral: Tensor  # [K] bool
+    csf: Tensor  # [K] bool
+    lesion: Tensor  # [K] bool
+    lesion_host: Tensor  # [K] int64: index a lesion becomes when lesions are off; itself otherwise
+    paste_as: Tensor  # [K] int64: lesion index to paste over a host tissue; itself where none is pasted
+
+    @classmethod
+    def of(cls, protocol: LabelProtocol, prior: AnatomyPrior, device: torch.device) -> AnatomyTables:
+        """Build the tables. Raises ConfigError if a lesion's target is not itself a label of the protocol."""
+        index = {int(value): i for i, value in enumerate(protocol.values)}
+        host, paste = list(range(len(index))), list(range(len(index)))
+        for value in prior.lesion_values:
+            if value in index:
+                target = int(protocol.labels[index[value]].target)
+                if target not in index:
+                    raise ConfigError(
+                        "generation.anatomy.lesion_values",
+                        found=f"lesion {value} whose target {target} is no label of {protocol.name}",
+                        fix="give lesions that turn into a labelled tissue",
+                    )
+                host[index[value]] = index[target]
+                paste[index[target]] = index[value]
+
+        def flags(values: tuple[int, ...]) -> Tensor:
+            return torch.tensor([int(v) in values for v in protocol.values], device=device)
+
+        return cls(
+            partner=torch.as_tensor(protocol.partner_index, device=device),
+            target_channel=torch.as_tensor(protocol.target_channel, device=device),
+            extra_cerebral=flags(prior.strip_values),
+            csf=flags((prior.csf_value,)),
+            lesion=flags(prior.lesion_values),
+            lesion_host=torch.tensor(host, device=device),
+            paste_as=torch.tensor(paste, device=device),
+        )
+
+
+def draw_anatomy(
+    prior: AnatomyPrior, grid: GridPrior, bank: LabelBank, map_weights: Tensor, batch: int, *, rng: torch.Generator
+) -> AnatomyDraw:
+    """Choose maps (with replacement, by weight), crops and switches.
+
+    Args:
+        map_weights: [N] non-negative, on the bank's device.
+    Source: reference 2.3 steps 0, 2 and 3. The last crop position is drawn too, which the original never does.
+    """
+    device = rng.device
+    chosen = torch.multinomial(map_weights, batch, replacement=True, generator=rng)
+    donor = torch.multinomial(map_weights, batch, replacement=True, generator=rng)
+    spacing = bank.spacing_mm[chosen]
+    size = torch.tensor(grid.shape, device=device)
+    half_mm = (size - 1) / 2 * grid.spacing_mm
+    center = map_center(bank, chosen, grid)
+    if grid.focus == "brain":
+        low = -half_mm - grid.jitter_mm
+        room = torch.full((batch, 3), 2 * grid.jitter_mm, device=device)
+    else:
+        low = -center * spacing
+        room = (bank.shapes[chosen] - 1) * spacing - 2 * half_mm
+        low = torch.where(room < 0, -half_mm.expand_as(low), low)
+    corner = low + room.clamp(min=0) * torch.rand(batch, 3, generator=rng, device=device)
+    # On whole voxels of the map, so that an undeformed crop copies the map exactly.
+    corner = ((corner / spacing + center).round() - center) * spacing
+    return AnatomyDraw(
+        map_index=chosen,
+        donor_index=donor,
+        corner_mm=corner,
+        flip=coin(batch, prior.flip_probability, rng=rng),
+        strip=coin(batch, prior.strip_probability, rng=rng),
+        strip_csf=coin(batch, prior.strip_csf_probability, rng=rng),
+        lesions=coin(batch, prior.lesion_probability, rng=rng),
+        paste=coin(batch, prior.lesion_paste_probability, rng=rng),
+    )
+
+
+def map_center(bank: LabelBank, chosen: Tensor, grid: GridPrior) -> Tensor:
+    """[B, 3] in voxels: what deformations turn around, the brain's or the map's centre by ``grid.focus``."""
+    if grid.focus == "brain":
+        return bank.center_vox[chosen]
+    return (bank.shapes[chosen] - 1) / 2
+
+
+def sample_labels(bank: LabelBank, chosen: Tensor, where_mm: list[Tensor], center_vox: Tensor) -> Tensor:
+    """Nearest label at positions in mm from each map's centre; beyond the border, the border's label.
+
+    Args:
+        chosen: [B] map indices.
+        where_mm: three [B, X, Y, Z].
+        center_vox: [B, 3].
+    Returns: [B, X, Y, Z] uint8 label indices.
+    Source: reference 2.3 step 1 (nearest, half to even, edge replication). One gather reads maps of any shapes.
+    """
+    shapes, spacing = bank.shapes[chosen], bank.spacing_mm[chosen]
+    flat: Tensor | None = None
+    for axis in range(3):
+        size = shapes[:, axis].view(-1, 1, 1, 1)
+        position = where_mm[axis] / spacing[:, axis].view(-1, 1, 1, 1) + center_vox[:, axis].view(-1, 1, 1, 1)
+        index = torch.minimum(position.round_().clamp_(min=0).long(), size - 1)
+        flat = index if flat is None else flat.mul_(size).add_(index)
+    assert flat is not None
+    return bank.voxels[flat.add_(bank.offsets[chosen].view(-1, 1, 1, 1))]
+
+
+def edit_labels(labels: Tensor, donor_lesions: Tensor, draw: AnatomyDraw, tables: AnatomyTables) -> Tensor:
+    """Paste or hide lesions, strip the skull, flip.
+
+    Args:
+        labels: [B, X, Y, Z] label indices.
+        donor_lesions: [B, X, Y, Z] bool, the donor map's lesions at the same places.
+    Returns: [B, X, Y, Z] int64 label indices.
+    """
+    index = labels.long()
+    shown = draw.lesions.view(-1, 1, 1, 1)
+    index = torch.where(shown, index, tables.lesion_host[index])
+    pasted = donor_lesions & (draw.lesions & draw.paste).view(-1, 1, 1, 1)
+    index = torch.where(pasted, tables.paste_as[index], index)
+    gone = tables.extra_cerebral[index] & draw.strip.view(-1, 1, 1, 1)
+    gone |= tables.csf[index] & (draw.strip & draw.strip_csf).view(-1, 1, 1, 1)
+    index = index.masked_fill(gone, 0)
+    return flip_labels(index, draw.flip, tables.partner)
+
+
+def flip_labels(index: Tensor, flip: Tensor, partner: Tensor) -> Tensor:
+    """Mirror left and right where ``flip`` [B] says so, and swap partners: an involution."""
+    mirrored = partner[index.flip(1)]
+    return torch.where(flip.view(-1, 1, 1, 1), mirrored, index)

@@ -1,0 +1,177 @@
+"""A label bank: every training map packed into one file, and into one tensor on the device that trains.
+
+The file holds each map as zlib-compressed label indices inside safetensors (about 0.7 MB for a whole head), so that it
+travels to a bare GPU machine; nothing in it is ever executed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from synthseg.errors import LabelError, TrainingError
+from synthseg.labels.protocol import LabelProtocol
+
+_FORMAT = "synthseg-bank-1"
+
+
+@dataclass(frozen=True)
+class LabelBank:
+    """Label maps of any sizes, back to back in one tensor.
+
+    Attributes:
+        protocol: what the indices mean.
+        names: one per map.
+        voxels: [total] uint8 label *indices*, RAS; map n is ``offsets[n] : offsets[n] + prod(shapes[n])`` in C order.
+        shapes, offsets: [N, 3] and [N] int64.
+        spacing_mm: [N, 3] float32.
+        center_vox: [N, 3] float32, the brain's (target labels') bounding-box centre, in voxels.
+    """
+
+    protocol: LabelProtocol
+    names: tuple[str, ...]
+    voxels: Tensor
+    shapes: Tensor
+    offsets: Tensor
+    spacing_mm: Tensor
+    center_vox: Tensor
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the maps are."""
+        return self.voxels.device
+
+    def to(self, device: torch.device | str) -> LabelBank:
+        """The same bank on another device."""
+        tensors = ("voxels", "shapes", "offsets", "spacing_mm", "center_vox")
+        return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
+
+    def label_map(self, index: int) -> Tensor:
+        """One whole map: [X, Y, Z] uint8 label indices."""
+        shape = self.shapes[index].tolist()
+        start = int(self.offsets[index])
+        return self.voxels[start : start + int(np.prod(shape))].view(*shape)
+
+    @classmethod
+    def from_maps(
+        cls,
+        maps: Sequence[np.ndarray],
+        spacings_mm: Sequence[Sequence[float]],
+        names: Sequence[str],
+        protocol: LabelProtocol,
+    ) -> LabelBank:
+        """Pack label maps.
+
+        Args:
+            maps: [X, Y, Z] integer label *values* each, RAS order.
+            spacings_mm: three voxel sizes a map.
+            names: one a map, used in errors and logs.
+            protocol: must know every value; at most 256 labels.
+        Raises: LabelError naming the map and the values its protocol does not know; TrainingError for no maps.
+        """
+        if not maps:
+            raise TrainingError("label bank", found="no label maps", fix="give at least one")
+        if len(protocol.labels) > 256:
+            raise LabelError(protocol.name, found=f"{len(protocol.labels)} labels", fix="a bank holds at most 256")
+        indices = [
+            np.ascontiguousarray(protocol.index_of(values, subject=name), dtype=np.uint8)
+            for values, name in zip(maps, names, strict=True)
+        ]
+        sizes = [index.size for index in indices]
+        return cls(
+            protocol=protocol,
+            names=tuple(names),
+            voxels=torch.from_numpy(np.concatenate([index.ravel() for index in indices])),
+            shapes=torch.tensor([index.shape for index in indices]),
+            offsets=torch.tensor([0, *np.cumsum(sizes)[:-1].tolist()]),
+            spacing_mm=torch.tensor([[float(s) for s in spacing] for spacing in spacings_mm], dtype=torch.float32),
+            center_vox=torch.tensor([_brain_center(index, protocol) for index in indices], dtype=torch.float32),
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write the bank atomically; returns the path."""
+        path = Path(path)
+        tensors = {}
+        for n in range(len(self)):
+            packed = zlib.compress(self.label_map(n).cpu().numpy().tobytes(), level=9)
+            tensors[f"map.{n:05d}"] = torch.frombuffer(bytearray(packed), dtype=torch.uint8)
+        for name in ("shapes", "spacing_mm", "center_vox"):
+            tensors[name] = getattr(self, name).cpu().contiguous()
+        header: dict[str, Any] = {"format": _FORMAT, "names": list(self.names), "protocol": self.protocol.name}
+        header["description"] = self.protocol.description
+        header["rows"] = self.protocol.to_rows()
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, part, metadata={"bank": json.dumps(header)})
+            part.replace(path)
+        except OSError as error:
+            raise TrainingError(path, found=f"no way to write it ({error})", fix="choose a writable place") from error
+        finally:
+            part.unlink(missing_ok=True)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> LabelBank:
+        """Read a bank. Raises TrainingError naming the file when it is missing, damaged or no bank."""
+        path = Path(path)
+        remake = "make it with: synthseg bank LABELS -o bank.safetensors"
+        if not path.is_file():
+            raise TrainingError(path, found="no such file", fix=remake)
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = json.loads((file.metadata() or {}).get("bank", "{}"))
+                if header.get("format") != _FORMAT:
+                    raise TrainingError(path, found=f"format {header.get('format')!r}, not a label bank", fix=remake)
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            shapes = tensors["shapes"].long()
+            parts = [_unpack(tensors[f"map.{n:05d}"], shapes[n].tolist()) for n in range(len(header["names"]))]
+        except (SafetensorError, OSError, KeyError, ValueError, zlib.error) as error:
+            raise TrainingError(path, found=f"a damaged file ({error})", fix=remake) from error
+        sizes = shapes.prod(1)
+        bank = cls(
+            protocol=LabelProtocol.from_rows(header["protocol"], header["description"], header["rows"]),
+            names=tuple(header["names"]),
+            voxels=torch.cat(parts),
+            shapes=shapes,
+            offsets=torch.cat([sizes.new_zeros(1), sizes.cumsum(0)[:-1]]),
+            spacing_mm=tensors["spacing_mm"],
+            center_vox=tensors["center_vox"],
+        )
+        return bank.to(device)
+
+
+def _unpack(packed: Tensor, shape: Sequence[int]) -> Tensor:
+    size = int(np.prod(shape))
+    engine = zlib.decompressobj()
+    raw = engine.decompress(packed.numpy().tobytes(), size + 1)  # never more than the header promises
+    if len(raw) != size:
+        raise ValueError(f"a map of {len(raw)} voxels where {size} were promised")
+    return torch.frombuffer(bytearray(raw), dtype=torch.uint8)
+
+
+def _brain_center(index: np.ndarray, protocol: LabelProtocol) -> list[float]:
+    """Centre of the box around labels with a target other than background (the map's centre if there are none)."""
+    wanted = protocol.target_channel != 0
+    mask = wanted[index]
+    if not mask.any():
+        return [(n - 1) / 2 for n in index.shape]
+    center = []
+    for axis in range(3):
+        present = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        center.append((float(present[0]) + float(present[-1])) / 2)
+    return center

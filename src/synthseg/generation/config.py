@@ -1,0 +1,206 @@
+"""The generative model's hyperparameters: one small frozen config a stage, with units and source.
+
+Defaults follow the paper (Billot et al. 2023, Media, section 3.1); where its supplement is not public, the original
+code's value is used. :func:`original` gives the values of the released code. See docs/decisions/0001-paper-or-code.md.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from synthseg.errors import ConfigError
+
+
+def _require(condition: bool, key: str, value: object, fix: str) -> None:
+    if not condition:
+        raise ConfigError(f"generation.{key}", found=repr(value), fix=fix)
+
+
+def _probability(key: str, value: float) -> None:
+    _require(0 <= value <= 1, key, value, "give a probability between 0 and 1")
+
+
+def _not_negative(key: str, value: float) -> None:
+    _require(value >= 0 and math.isfinite(value), key, value, "give a finite number of at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridPrior:
+    """The grid pairs are made on, and which part of the label map it shows (section 4.2: random 160^3 crops)."""
+
+    shape: tuple[int, int, int] = (160, 160, 160)  # voxels
+    spacing_mm: float = 1.0  # r_HR
+    focus: Literal["map", "brain"] = "map"  # crop centre: anywhere in the map, or at the brain's centre
+    jitter_mm: float = 20.0  # with focus = "brain": the centre moves by U(-jitter, jitter) along each axis
+
+    def __post_init__(self) -> None:
+        _require(min(self.shape) >= 8, "grid.shape", self.shape, "give three sides of at least 8 voxels")
+        _require(0.1 <= self.spacing_mm <= 10, "grid.spacing_mm", self.spacing_mm, "give a spacing of 0.1 to 10 mm")
+        _not_negative("grid.jitter_mm", self.jitter_mm)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeformationPrior:
+    """Affine and diffeomorphic deformation (Eqs. 1-10)."""
+
+    scaling: float = 0.2  # each axis: U(1 - s, 1 + s)
+    rotation_deg: float = 15.0  # each axis: U(-r, r)
+    shearing: float = 0.012  # six off-diagonal entries: U(-s, s)
+    translation_mm: float = 0.0  # each axis: U(-t, t); crops already move the head
+    svf_max_std_mm: float = 4.0  # sigma ~ U(0, max) of the stationary velocity field's nodes
+    svf_node_mm: float = 25.0  # distance of its nodes: 0.04 nodes per voxel of 1 mm, about 10^3 in a head
+    svf_step_mm: float = 4.0  # grid it is integrated on
+    svf_gain: float = 1.0  # 2 repeats the original code: integrated at half size, applied unscaled at full size
+    squarings: int = 7
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.scaling < 1, "deformation.scaling", self.scaling, "give a factor in [0, 1)")
+        _require(0 <= self.rotation_deg <= 180, "deformation.rotation_deg", self.rotation_deg, "give 0 to 180 degrees")
+        _require(0 <= self.shearing < 0.5, "deformation.shearing", self.shearing, "give a factor in [0, 0.5)")
+        for key in ("translation_mm", "svf_max_std_mm"):
+            _not_negative(f"deformation.{key}", getattr(self, key))
+        for key in ("svf_node_mm", "svf_step_mm", "svf_gain"):
+            _require(getattr(self, key) > 0, f"deformation.{key}", getattr(self, key), "give a positive number")
+        _require(1 <= self.squarings <= 12, "deformation.squarings", self.squarings, "give 1 to 12")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnatomyPrior:
+    """What the label map shows: flips, skull stripping and lesions (section 4.2)."""
+
+    flip_probability: float = 0.5
+    strip_probability: float = 0.5  # extra-cerebral labels become background
+    strip_values: tuple[int, ...] = (502, 506, 507, 508, 509, 511, 512, 514, 515, 516, 530)
+    strip_csf_probability: float = 0.3  # of the stripped ones: extra-ventricular CSF goes too (the code's value)
+    csf_value: int = 24
+    lesion_probability: float = 0.5  # own lesions are shown; else they become their host tissue
+    lesion_paste_probability: float = 1.0  # of those: another map's lesions are pasted into the white matter too
+    lesion_values: tuple[int, ...] = (25, 57)
+
+    def __post_init__(self) -> None:
+        for key in ("flip", "strip", "strip_csf", "lesion", "lesion_paste"):
+            _probability(f"anatomy.{key}_probability", getattr(self, f"{key}_probability"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixturePrior:
+    """Gaussian mixture of intensities (Eqs. 11-13; ranges of section 5.2), in intensity units of 0 to 255."""
+
+    kind: Literal["uniform", "normal"] = "uniform"
+    classes: Literal["random", "contrast"] = "random"  # which class column of the label protocol is used
+    mean_range: tuple[float, float] = (0.0, 255.0)  # uniform
+    std_range: tuple[float, float] = (0.0, 35.0)
+    symmetric_probability: float = 0.0  # right classes take their left partners' Gaussians (not in the paper)
+    class_means: tuple[tuple[float, float], ...] = ()  # normal: (mean, std) of each class's mean
+    class_stds: tuple[tuple[float, float], ...] = ()  # normal: (mean, std) of each class's standard deviation
+    background_zero_probability: float = 0.05  # class 0 exactly 0 (not in the paper; the code's values)
+    background_dark_probability: float = 0.25  # class 0 in U(0, 15), standard deviation in U(0, 5)
+    stripped_dark_probability: float = 0.0  # of skull-stripped pairs: background exactly 0, as such scans have it
+
+    def __post_init__(self) -> None:
+        for key in ("mean_range", "std_range"):
+            low, high = getattr(self, key)
+            _require(0 <= low <= high, f"mixture.{key}", (low, high), "give 0 <= low <= high")
+        for key in ("background_zero", "background_dark", "stripped_dark", "symmetric"):
+            _probability(f"mixture.{key}_probability", getattr(self, f"{key}_probability"))
+        total = self.background_zero_probability + self.background_dark_probability
+        _require(total <= 1, "mixture.background_dark_probability", total, "the two background shares exceed 1")
+        if self.kind == "normal":
+            agree = len(self.class_means) == len(self.class_stds) > 0
+            _require(agree, "mixture.class_means", self.class_means, "give (mean, std) per class for means and stds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BiasPrior:
+    """Multiplicative bias field (Eqs. 14-17)."""
+
+    max_std: float = 0.7  # natural-log units: sigma_B ~ U(0, max_std); 0 turns the stage off
+    node_mm: float = 40.0  # distance of the coarse grid's nodes: 160 mm -> 4 nodes
+    probability: float = 1.0
+
+    def __post_init__(self) -> None:
+        _not_negative("bias.max_std", self.max_std)
+        _require(self.node_mm > 0, "bias.node_mm", self.node_mm, "give a positive distance, e.g. 40")
+        _probability("bias.probability", self.probability)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntensityPrior:
+    """Rescaling and gamma (Eqs. 18-19)."""
+
+    clip_max: float | None = None  # the code clips to [0, 300] before rescaling; the paper does not
+    gamma_std: float = 0.5  # log of the exponent ~ N(0, gamma_std)
+    final_percentiles: tuple[float, float] | None = None  # stretch the finished image, as test images are stretched
+
+    def __post_init__(self) -> None:
+        _not_negative("intensity.gamma_std", self.gamma_std)
+        if self.clip_max is not None:
+            _require(self.clip_max > 0, "intensity.clip_max", self.clip_max, "give a positive intensity")
+        if self.final_percentiles is not None:
+            low, high = self.final_percentiles
+            _require(0 <= low < high <= 100, "intensity.final_percentiles", (low, high), "give 0 <= low < high <= 100")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcquisitionPrior:
+    """Slice spacing, thickness and direction (Eqs. 20-26)."""
+
+    max_spacing_mm: float = 8.0  # one axis: U(r_HR, max)
+    max_isotropic_mm: float = 4.0  # three axes, each U(r_HR, max)
+    isotropic_probability: float = 0.0
+    native_probability: float = 0.0  # no coarse axis at all
+    sigma_factor: float = math.log(10) / math.pi  # Eq. 23; 0.75 in the code
+    native_sigma_vox: float = 0.0  # blur of axes that are not thick; 0.5 in the code
+    jitter: float = 0.03  # alpha ~ U(1 / (1 + jitter), 1 + jitter)
+    downsampling: Literal["linear", "nearest"] = "linear"  # "nearest" in the code
+
+    def __post_init__(self) -> None:
+        for key in ("max_spacing_mm", "max_isotropic_mm"):
+            _require(getattr(self, key) > 0, f"acquisition.{key}", getattr(self, key), "give a positive spacing in mm")
+        for key in ("isotropic_probability", "native_probability"):
+            _probability(f"acquisition.{key}", getattr(self, key))
+        total = self.isotropic_probability + self.native_probability
+        _require(total <= 1, "acquisition.isotropic_probability", total, "the two probabilities exceed 1")
+        for key in ("sigma_factor", "native_sigma_vox", "jitter"):
+            _not_negative(f"acquisition.{key}", getattr(self, key))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationConfig:
+    """The whole model: the composition of its stages, in the order they are applied."""
+
+    grid: GridPrior = field(default_factory=GridPrior)
+    deformation: DeformationPrior = field(default_factory=DeformationPrior)
+    anatomy: AnatomyPrior = field(default_factory=AnatomyPrior)
+    mixture: MixturePrior = field(default_factory=MixturePrior)
+    bias: BiasPrior = field(default_factory=BiasPrior)
+    intensity: IntensityPrior = field(default_factory=IntensityPrior)
+    acquisition: AcquisitionPrior = field(default_factory=AcquisitionPrior)
+
+
+def paper() -> GenerationConfig:
+    """The model as section 3.1 of the paper describes it."""
+    return GenerationConfig()
+
+
+def original() -> GenerationConfig:
+    """The model of the released code (reference sections 2.2-2.3): its values, each reached by a config key."""
+    return GenerationConfig(
+        deformation=DeformationPrior(svf_step_mm=2.0, svf_gain=2.0),
+        anatomy=AnatomyPrior(strip_probability=0.0, lesion_probability=1.0, lesion_paste_probability=0.0),
+        mixture=MixturePrior(mean_range=(0.0, 250.0), std_range=(0.0, 30.0)),
+        bias=BiasPrior(probability=0.95),
+        intensity=IntensityPrior(clip_max=300.0),
+        acquisition=AcquisitionPrior(
+            isotropic_probability=0.095,
+            native_probability=0.05,
+            sigma_factor=0.75,
+            native_sigma_vox=0.5,
+            downsampling="nearest",
+        ),
+    )
+
+
+PRESETS = {"paper": paper, "original": original}

@@ -1,0 +1,72 @@
+"""Settings of the inference pipeline: a mode is an instance, a variant is ``dataclasses.replace``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Literal, get_args
+
+from synthseg.errors import ConfigError
+
+Space = Literal["native", "1mm", "both"]
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceConfig:
+    """How a scan is prepared, predicted and cleaned up. The defaults are the mode ``default``.
+
+    Raises: ConfigError naming the setting that is out of range.
+    Source: Billot et al. 2023, section 3.3; thresholds and smoothing from reference 6.4 and 6.5.
+    """
+
+    # Paper: 1st and 99th. The original code uses (0.5, 99.5): pass that to compare with it.
+    percentiles: tuple[float, float] = (1.0, 99.0)  # of all voxels of the resampled scan
+    ct: bool | None = None  # clip to ct_window; None: recognise Hounsfield units by themselves
+    ct_window: tuple[float, float] = (0.0, 80.0)  # Hounsfield units
+    spacing_tolerance: float = 0.05  # relative: a scan this close to a grid's voxel size is not resampled to it
+    flip: bool = True  # average with the prediction of the left-right mirrored scan
+    smoothing_sigma_vox: float = 0.5  # of the posteriors, in voxels of the working grid, 3 taps; 0 turns it off
+    foreground_threshold: float = 0.25  # on the sum of all posteriors but background
+    topology: bool = True  # keep the largest component of every topology group
+    class_threshold: float = 0.25  # per channel, used when topology is on
+    channel_threshold: float = 0.2  # per channel, used when topology is off
+    precision: Precision = "float32"
+
+    def __post_init__(self) -> None:
+        low, high = self.percentiles
+        _check(0 <= low < high <= 100, "percentiles", self.percentiles, "two numbers with 0 <= low < high <= 100")
+        _check(self.ct_window[0] < self.ct_window[1], "ct_window", self.ct_window, "two numbers, the lower one first")
+        _check(0 <= self.spacing_tolerance < 0.5, "spacing_tolerance", self.spacing_tolerance, "a number in [0, 0.5)")
+        _check(0 <= self.smoothing_sigma_vox <= 1, "smoothing_sigma_vox", self.smoothing_sigma_vox, "0 to 1 voxel")
+        for name in ("foreground_threshold", "class_threshold", "channel_threshold"):
+            _check(0 <= getattr(self, name) < 1, name, getattr(self, name), "a probability in [0, 1)")
+        _check(self.precision in get_args(Precision), "precision", self.precision, "float32 or bfloat16")
+
+    def to_dict(self) -> dict[str, object]:
+        """The settings as they would come back from JSON (tuples as lists): for the run record."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+def _check(holds: bool, name: str, value: object, fix: str) -> None:
+    if not holds:
+        raise ConfigError(f"inference setting {name}", found=repr(value), fix=f"use {fix}")
+
+
+DEFAULT = InferenceConfig()
+FAST = InferenceConfig(flip=False, topology=False)
+MODES: dict[str, InferenceConfig] = {"default": DEFAULT, "fast": FAST}
+
+
+def mode_config(mode: str) -> InferenceConfig:
+    """The settings of a mode by its name. Raises: ConfigError naming the modes there are."""
+    try:
+        return MODES[mode]
+    except KeyError:
+        raise ConfigError("mode", found=repr(mode), fix=f"use one of {', '.join(MODES)}") from None
+
+
+def check_space(space: str) -> Space:
+    """Raise ConfigError unless ``space`` is native, 1mm or both."""
+    if space not in get_args(Space):
+        raise ConfigError("space", found=repr(space), fix=f"use one of {', '.join(get_args(Space))}")
+    return space  # type: ignore[return-value]

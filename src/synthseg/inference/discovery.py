@@ -1,0 +1,115 @@
+"""From what was typed to a list of jobs: which scans, and which files each becomes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from synthseg.errors import OutputError, UsageError
+from synthseg.inference.outputs import RESULT_ENDINGS, Outputs, output_files
+from synthseg.volumes import VOLUME_EXTENSIONS, is_volume_path, strip_extension
+
+
+@dataclass(frozen=True)
+class Job:
+    """One scan, the name of its row in tables, and the files it becomes by kind."""
+
+    scan: Path
+    subject: str
+    files: dict[str, Path]
+
+
+def discover(entries: Sequence[str | Path]) -> tuple[list[Path], list[str]]:
+    """Scans named by files, folders (their own files, not those of subfolders, sorted) and ``.txt`` lists of paths.
+
+    Paths in a list are taken from the working directory, as in the original. A file that is named is taken as it is,
+    even if missing: it fails by itself later, and the others are still done.
+
+    Returns: the scans in order, each once; and notes on what was left out.
+    Raises: UsageError for a folder without scans, or a list that is missing or empty.
+    """
+    scans: list[Path] = []
+    notes: list[str] = []
+    for entry in map(Path, entries):
+        if entry.is_dir():
+            found, left_out = _scans_in(entry)
+            scans += found
+            notes += left_out
+        elif entry.suffix.lower() == ".txt":
+            scans += _listed_in(entry)
+        else:
+            scans.append(entry)
+    unique = list(dict.fromkeys(scans))
+    if len(unique) < len(scans):
+        notes.append(f"{len(scans) - len(unique)} scan(s) were named more than once and are done once")
+    return unique, notes
+
+
+def _scans_in(folder: Path) -> tuple[list[Path], list[str]]:
+    volumes = sorted(path for path in folder.iterdir() if path.is_file() and is_volume_path(path))
+    scans = [path for path in volumes if not strip_extension(path).endswith(RESULT_ENDINGS)]
+    if not scans:
+        extensions = ", ".join(VOLUME_EXTENSIONS)
+        inside = f"{len(volumes)} of our own results, no scans" if volumes else "no scans"
+        raise UsageError(folder, found=f"a folder with {inside}", fix=f"put scans ({extensions}) directly into it")
+    skipped = len(volumes) - len(scans)
+    return scans, [f"{folder}: left out {skipped} file(s) that are results of synthseg"] if skipped else []
+
+
+def _listed_in(path: Path) -> list[Path]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise UsageError(path, found="no such file", fix="give a text file with one scan per line") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(path, found=f"not a readable text file ({error})", fix="give one scan per line") from error
+    scans = [Path(line.strip()).expanduser() for line in lines if line.strip()]
+    if not scans:
+        raise UsageError(path, found="an empty list", fix="write one scan per line")
+    return scans
+
+
+def plan_jobs(scans: Sequence[Path], out: Path, outputs: Outputs) -> list[Job]:
+    """Name every output. With one scan, ``out`` may be a file name with an image extension; otherwise it is a folder.
+
+    Raises: UsageError if two scans would become the same file (naming both), if an output would replace a scan, or if
+        ``out`` is a file name for several scans or for the space "both".
+    """
+    if is_volume_path(out) and not out.is_dir():
+        if len(scans) != 1 or outputs.space == "both":
+            what = f"{len(scans)} scans" if len(scans) != 1 else "two label maps (--space both)"
+            raise UsageError(out, found=f"one output file for {what}", fix="give a folder with -o")
+        stem = strip_extension(out)
+        base = stem.removesuffix("_synthseg") or stem
+        files = output_files(out.parent, base, outputs, labels_name=out.name)
+        jobs = [Job(scans[0], strip_extension(scans[0]), files)]
+    else:
+        jobs = [Job(scan, strip_extension(scan), output_files(out, strip_extension(scan), outputs)) for scan in scans]
+    _check_clashes(jobs)
+    return jobs
+
+
+def _check_clashes(jobs: Sequence[Job]) -> None:
+    taken: dict[Path, Path] = {}
+    scans = {job.scan.resolve() for job in jobs}
+    for job in jobs:
+        for path in job.files.values():
+            if path.resolve() in scans:
+                raise UsageError(path, found="an output that would replace a scan", fix="choose another output")
+            if path in taken:
+                found = f"one output for two scans, {taken[path]} and {job.scan}"
+                raise UsageError(path, found=found, fix="rename one of them, or segment them into two folders")
+            taken[path] = job.scan
+
+
+def require_writable(folder: Path) -> None:
+    """Make ``folder`` if needed and try to write into it, before any work is done. Raises: OutputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".synthseg-"):
+            return
+    except OSError as error:
+        found = f"a folder that cannot be written to ({error.strerror})"
+        raise OutputError(folder, found=found, fix="choose another folder with -o, or free it") from error

@@ -1,0 +1,46 @@
+"""``python -m synthseg.training RECIPE``: the same as ``synthseg train``, with the standard library's parser only.
+
+For bare GPU machines, where torch, numpy and safetensors are all there is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from synthseg.errors import SynthsegError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, train, print; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m synthseg.training", description="Train a network from a recipe.")
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("-o", "--out", type=Path, help="run folder (default: runs/RECIPE_NAME)")
+    parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint")
+    parser.add_argument("--max-minutes", type=float, help="stop cleanly after so many minutes")
+    parser.add_argument("--init", help="weights to start from: a name or a file")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--threads", type=int, help="CPU threads")
+    given = parser.parse_args(arguments)
+    from synthseg.training.loop import RunOptions, train
+    from synthseg.training.recipe import load_recipe
+
+    options = RunOptions(
+        out=given.out or Path("runs") / given.recipe.stem,
+        resume=given.resume,
+        max_minutes=given.max_minutes,
+        init=given.init,
+        device=given.device,
+        threads=given.threads,
+    )
+    try:
+        train(load_recipe(given.recipe), options)
+    except SynthsegError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

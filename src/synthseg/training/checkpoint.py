@@ -1,0 +1,148 @@
+"""Checkpoints: a folder a checkpoint, safetensors shards and a JSON index, complete or absent.
+
+Shards keep every file small enough to be carried one by one from a rented machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn, optim
+
+from synthseg.errors import TrainingError
+
+_FORMAT = "synthseg-checkpoint-1"
+SHARD_BYTES = 15 * 2**20
+
+
+@dataclass
+class Progress:
+    """Where a run is; saved with every checkpoint."""
+
+    step: int = 0  # finished steps
+    seconds: float = 0.0  # of training, over all its sessions
+    samples: int = 0
+    skipped: int = 0  # steps left out for a loss or gradient that was not finite
+    best: float | None = None  # highest validation Dice
+    scores: dict[str, float] = field(default_factory=dict)  # last validation
+
+
+def write_shards(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], *, format_name: str) -> Path:
+    """Write tensors as shards with an index into ``folder``, which appears complete or not at all.
+
+    Raises: TrainingError naming the folder when it cannot be written.
+    """
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        shards: list[dict[str, Tensor]] = [{}]
+        size = 0
+        for name in sorted(tensors):
+            tensor = tensors[name].detach().cpu().contiguous()
+            if shards[-1] and size + tensor.nbytes > SHARD_BYTES:
+                shards.append({})
+                size = 0
+            shards[-1][name] = tensor
+            size += tensor.nbytes
+        for n, shard in enumerate(shards):
+            save_file(shard, part / f"{n:04d}.safetensors")
+        index = {"format": format_name, "shards": len(shards), **facts}
+        (part / "index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
+        for file in part.iterdir():  # on disk before the name says so
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        shutil.rmtree(folder, ignore_errors=True)
+        part.replace(folder)
+    except OSError as error:
+        raise TrainingError(
+            folder, found=f"no way to write it ({error})", fix="free space or choose another place"
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return folder
+
+
+def read_shards(folder: Path, *, format_name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what :func:`write_shards` wrote. Raises TrainingError for anything missing or damaged."""
+    try:
+        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        if index.get("format") != format_name:
+            raise TrainingError(folder, found=f"format {index.get('format')!r}", fix=f"give a folder of {format_name}")
+        tensors: dict[str, Tensor] = {}
+        for n in range(index["shards"]):
+            tensors.update(load_file(folder / f"{n:04d}.safetensors"))
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise TrainingError(folder, found=f"a damaged checkpoint ({error})", fix="use an older one") from error
+    return tensors, index
+
+
+def save_checkpoint(
+    run: Path,
+    network: nn.Module,
+    optimizer: optim.Optimizer,
+    average: Mapping[str, Tensor] | None,
+    facts: Mapping[str, Any],
+    *,
+    keep: int,
+) -> Path:
+    """Write ``run/checkpoints/step-NNNNNNNN`` and remove all but the newest ``keep``.
+
+    Args:
+        average: the averaged weights, if any.
+        facts: plain values (progress, recipe) kept in the index.
+    """
+    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    tensors |= {f"average.{name}": tensor for name, tensor in (average or {}).items()}
+    state = optimizer.state_dict()
+    for number, values in state["state"].items():
+        tensors |= {f"optimizer.{number}.{key}": torch.as_tensor(value) for key, value in values.items()}
+    groups = [{k: v for k, v in group.items() if not isinstance(v, Tensor)} for group in state["param_groups"]]
+    folder = run / "checkpoints" / f"step-{facts['progress']['step']:08d}"
+    write_shards(folder, tensors, {**facts, "param_groups": groups}, format_name=_FORMAT)
+    for old in list_checkpoints(run)[: -max(keep, 1)]:
+        shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """Complete checkpoints of a run, oldest first."""
+    return sorted(path.parent for path in (run / "checkpoints").glob("step-*/index.json"))
+
+
+def load_checkpoint(
+    folder: Path, network: nn.Module, optimizer: optim.Optimizer, average: dict[str, Tensor] | None
+) -> dict[str, Any]:
+    """Restore network, optimiser and average in place; returns the facts.
+
+    Raises: TrainingError if the checkpoint is of another network.
+    """
+    tensors, index = read_shards(folder, format_name=_FORMAT)
+    try:
+        network.load_state_dict(_under(tensors, "network."))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise TrainingError(folder, found=f"another network ({reason})", fix="keep the recipe's [network]") from error
+    if average is not None:
+        saved = _under(tensors, "average.") or _under(tensors, "network.")
+        for name, tensor in average.items():
+            tensor.copy_(saved[name])
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in _under(tensors, "optimizer.").items():
+        number, key = name.split(".", 1)
+        state.setdefault(int(number), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": index["param_groups"]})
+    return index
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}

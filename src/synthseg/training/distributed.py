@@ -1,0 +1,101 @@
+"""Several processes as one: DDP over NCCL or gloo, started by torchrun (which sets RANK, WORLD_SIZE, ...)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.nn.functional import all_reduce
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among its peers."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files and logs."""
+        return self.rank == 0
+
+    def any(self, flag: bool) -> bool:
+        """True if it is true in any process."""
+        if self.size == 1:
+            return flag
+        shared = torch.tensor([float(flag)], device=self.device)
+        distributed.all_reduce(shared, op=distributed.ReduceOp.MAX)
+        return bool(shared.item())
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Average of a tensor over the processes."""
+        if self.size == 1:
+            return value
+        shared = value.detach().clone()
+        distributed.all_reduce(shared)
+        return shared / self.size
+
+
+@contextmanager
+def join_world(device: str) -> Iterator[World]:
+    """Join the processes torchrun started, or be alone.
+
+    Args:
+        device: "auto", "cpu", "cuda" or "cuda:N".
+    """
+    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        device = f"cuda:{local}"
+    if size == 1:
+        yield World(device=torch.device(device))
+        return
+    distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        yield World(rank, size, torch.device(device))
+    finally:
+        distributed.destroy_process_group()
+
+
+class CrossProcessBatchNorm(nn.BatchNorm3d):
+    """Batch norm over the elements of all processes, on any device (torch's SyncBatchNorm needs a GPU).
+
+    With it, N processes of batch b compute what one process of batch N b does.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        axes = (0, 2, 3, 4)
+        values = x.float()
+        count = values.numel() / values.shape[1]
+        sums = torch.stack([values.sum(axes), values.square().sum(axes), values.new_full((values.shape[1],), count)])
+        total, squares, counts = all_reduce(sums).unbind(0)
+        mean = total / counts
+        variance = (squares / counts - mean.square()).clamp(min=0)
+        with torch.no_grad():
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            assert self.momentum is not None
+            assert self.num_batches_tracked is not None
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * counts / (counts - 1), self.momentum)
+            self.num_batches_tracked += 1
+        scale = self.weight * (variance + self.eps).rsqrt()
+        shift = self.bias - mean * scale
+        return (values * scale[:, None, None, None] + shift[:, None, None, None]).to(x.dtype)
+
+
+def share_batch_norm(network: nn.Module) -> None:
+    """Make every batch norm of a network work across processes, in place; state names stay."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.__class__ = CrossProcessBatchNorm

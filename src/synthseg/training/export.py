@@ -1,0 +1,84 @@
+"""From a trained state to weights: the targets' protocol, the card, and starting from other weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from synthseg.errors import LabelError
+from synthseg.labels.protocol import LabelProtocol, builtin_protocols, load_protocol
+
+
+def target_protocol(protocol: LabelProtocol) -> LabelProtocol:
+    """The protocol of what a network trained on ``protocol`` puts out.
+
+    A built-in one with the same values if there is one; else the rows of the targets themselves, in channel order.
+    Raises: LabelError if a target value has no row of its own.
+    """
+    wanted = protocol.target_values.tolist()
+    for name in builtin_protocols():
+        candidate = load_protocol(name)
+        if candidate.name != protocol.name and candidate.values.tolist() == wanted:
+            return candidate
+    rows = {int(label.value): label for label in protocol.labels}
+    missing = [value for value in wanted if value not in rows]
+    if missing:
+        raise LabelError(
+            protocol.name, found=f"targets {missing} without a row", fix="add a row for every target value"
+        )
+    classes = sorted({rows[v].generation_class for v in wanted}), sorted({rows[v].contrast_class for v in wanted})
+    labels = [
+        dataclasses.replace(
+            rows[value],
+            target=value,
+            generation_class=classes[0].index(rows[value].generation_class),
+            contrast_class=classes[1].index(rows[value].contrast_class),
+        )
+        for value in wanted
+    ]
+    return LabelProtocol(f"{protocol.name}-targets", f"Targets of {protocol.name}", tuple(labels))
+
+
+@dataclass(frozen=True)
+class InitReport:
+    """What starting weights gave a network."""
+
+    taken: int  # tensors
+    fresh: tuple[str, ...]  # tensors left at their random start
+    channels: tuple[int, ...]  # label values whose output channel was carried over
+
+    def sentence(self) -> str:
+        """For the log."""
+        fresh = f"; fresh: {', '.join(self.fresh)}" if self.fresh else ""
+        return f"{self.taken} tensors and {len(self.channels)} output channels taken{fresh}"
+
+
+def start_from(
+    network: nn.Module, tensors: Mapping[str, Tensor], old_values: list[int], new_values: list[int]
+) -> InitReport:
+    """Copy what fits from other weights into a network, its head channel by channel by label value.
+
+    Args:
+        old_values, new_values: label value of each output channel, before and after.
+    """
+    state = network.state_dict()
+    taken, fresh = 0, []
+    shared = [value for value in new_values if value in old_values]
+    for name, tensor in state.items():
+        source = tensors.get(name)
+        if name.startswith("head.") and source is not None and source.shape[1:] == tensor.shape[1:]:
+            new = torch.tensor([new_values.index(v) for v in shared], dtype=torch.long)
+            old = torch.tensor([old_values.index(v) for v in shared], dtype=torch.long)
+            tensor[new] = source[old].to(tensor)
+            taken += 1
+        elif source is not None and source.shape == tensor.shape:
+            tensor.copy_(source)
+            taken += 1
+        else:
+            fresh.append(name)
+    network.load_state_dict(state)
+    return InitReport(taken, tuple(fresh), tuple(shared))

@@ -1,0 +1,80 @@
+"""What a run tells: a CSV that survives, TensorBoard on request, and lines on stderr with rate and remaining time."""
+
+from __future__ import annotations
+
+import csv
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from synthseg.errors import TrainingError
+
+COLUMNS = ("step", "loss", "learning_rate", "samples_per_s", "generation_share", "seconds", "dice")
+
+
+class RunLog:
+    """Log of a run in ``folder/log.csv``, appended to on resumption and cut back to the step resumed from."""
+
+    def __init__(self, folder: Path, *, tensorboard: bool, resume_step: int, stream: TextIO | None = None) -> None:
+        self.path = folder / "log.csv"
+        self.stream = stream or sys.stderr
+        rows = [row for row in _read(self.path) if int(row["step"]) <= resume_step] if resume_step else []
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with self.path.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, COLUMNS)
+                writer.writeheader()
+                writer.writerows(rows)
+        except OSError as error:
+            raise TrainingError(
+                folder, found=f"no way to write the log ({error})", fix="choose a writable folder"
+            ) from error
+        self.board = _tensorboard(folder) if tensorboard else None
+
+    def row(self, **values: Any) -> None:
+        """Append a line; unknown cells stay empty."""
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, COLUMNS).writerow({k: _short(v) for k, v in values.items()})
+        if self.board is not None:
+            for name, value in values.items():
+                if name != "step" and value is not None:
+                    self.board.add_scalar(name, float(value), int(values["step"]))
+
+    def say(self, text: str) -> None:
+        """A line for the person who watches."""
+        print(f"{time.strftime('%H:%M:%S')} {text}", file=self.stream, flush=True)
+
+    def close(self) -> None:
+        """Flush TensorBoard."""
+        if self.board is not None:
+            self.board.close()
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [row for row in csv.DictReader(file) if (row.get("step") or "").isdigit()]
+
+
+def _short(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise TrainingError(
+            "output.tensorboard",
+            found="no tensorboard installed",
+            fix='pip install "synthseg[tensorboard]", or set tensorboard = false',
+        ) from error
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 1h02m or 3m05s."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}h{minutes % 60:02d}m" if minutes >= 60 else f"{minutes}m{rest:02d}s"

@@ -1,0 +1,324 @@
+"""The training loop: one for every task.
+
+A step's random numbers depend on (seed, step, element) alone, so a resumed run continues the same sequence, and N
+processes with batch b see the elements that one process with batch N b sees.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn, optim
+from torch.nn.parallel import DistributedDataParallel
+
+from synthseg.errors import TrainingError
+from synthseg.training.checkpoint import Progress, list_checkpoints, load_checkpoint, save_checkpoint
+from synthseg.training.distributed import World, join_world, share_batch_norm
+from synthseg.training.export import start_from
+from synthseg.training.logs import RunLog, duration
+from synthseg.training.recipe import Recipe
+from synthseg.training.schedule import WeightAverage, learning_rate
+from synthseg.training.task import SegmentationTask, Task
+from synthseg.weights import load_weights, protocol_of, save_weights
+
+MAX_SKIPPED_IN_ROW = 20  # steps with a loss that is not finite before the run is stopped
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How this session runs; nothing here changes what is computed."""
+
+    out: Path  # run folder
+    resume: bool = False
+    max_minutes: float | None = None
+    init: str | Path | None = None  # weights to start from
+    device: str = "auto"
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Where a run stands when its session ends."""
+
+    step: int
+    finished: bool
+    weights: Path | None
+    scores: dict[str, float]
+
+
+def train(
+    recipe: Recipe, options: RunOptions, task_of: Callable[[Recipe, torch.device], Task] = SegmentationTask
+) -> RunResult:
+    """Train, or continue to train, until the recipe's steps, the time limit, or Ctrl-C.
+
+    Args:
+        recipe: what to train.
+        options: where and for how long; ``resume`` continues from the newest checkpoint (from the start if none).
+        task_of: makes the task; segmentation by default.
+    Returns: the state reached; ``weights`` is the exported file (averaged weights if the recipe averages).
+    Raises: TrainingError for a run folder in use without ``resume``, unreadable inputs, or a diverged loss.
+    """
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    with join_world(options.device) as world:
+        _require_free(options)
+        torch.manual_seed(recipe.optimizer.seed)  # initial weights only
+        session = _Session(recipe, options, world, task_of(recipe, world.device))
+        with _StopOnSignal() as stop:
+            return session.run(stop)
+
+
+def _require_free(options: RunOptions) -> None:
+    if not options.resume and list_checkpoints(options.out):
+        raise TrainingError(
+            options.out,
+            found="checkpoints of an earlier run",
+            fix="add --resume to continue it, or give another folder",
+        )
+
+
+def _on(device: torch.device, network: nn.Module) -> nn.Module:
+    """On a device, with the channels innermost: a third less time a step on CPUs, and what tensor cores want."""
+    moved: nn.Module = network.to(device).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return moved
+
+
+class _StopOnSignal:
+    """Ctrl-C or SIGTERM asks for a checkpoint and a clean end; a second Ctrl-C interrupts at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _StopOnSignal:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+class _Session:
+    """One sitting of a run: state and the steps on it."""
+
+    def __init__(self, recipe: Recipe, options: RunOptions, world: World, task: Task) -> None:
+        self.recipe, self.options, self.world, self.task = recipe, options, world, task
+        self.config = recipe.optimizer
+        self.network = _on(world.device, task.build_network())
+        self.optimizer = self._fresh_optimizer()
+        self.average = WeightAverage(self.network, self.config.ema_decay) if self.config.ema_decay else None
+        self.progress = Progress()
+        self.notes: list[str] = []
+        self._restore()
+        self.wrapped = self._wrap()
+        self.log: RunLog | None = None
+        if world.leads:
+            self.log = RunLog(options.out, tensorboard=recipe.output.tensorboard, resume_step=self.progress.step)
+        self.skipped_in_row = 0
+        self.loss_sum = torch.zeros((), device=world.device)
+        self.loss_count = 0
+        self.generation_seconds = 0.0
+
+    def _fresh_optimizer(self) -> optim.Optimizer:
+        # eps as Keras' Adam has it (reference 5.2); torch's 1e-8 differs at the very start only
+        return optim.Adam(self.network.parameters(), lr=self.config.learning_rate, eps=1e-7)
+
+    def _restore(self) -> None:
+        found = list_checkpoints(self.options.out) if self.options.resume else []
+        if found:
+            average = self.average.state if self.average else None
+            facts = load_checkpoint(found[-1], self.network, self.optimizer, average)
+            self.progress = Progress(**facts["progress"])
+            if self.average:
+                self.average.updates = facts.get("average_updates", self.progress.step)
+            self.notes.append(f"resumed at step {self.progress.step} from {found[-1].name}")
+        elif self.options.init is not None:
+            weights = load_weights(self.options.init)
+            old, new = protocol_of(weights).values.tolist(), self.task.output_protocol.values.tolist()
+            report = start_from(self.network, weights.tensors, old, new)
+            self.notes.append(f"started from {weights.name}: {report.sentence()}")
+            if self.average:
+                self.average = WeightAverage(self.network, self.config.ema_decay)
+
+    def _wrap(self) -> nn.Module:
+        if self.world.size == 1:
+            return self.network
+        share_batch_norm(self.network)
+        ids = [self.world.device.index] if self.world.device.type == "cuda" else None
+        return DistributedDataParallel(self.network, device_ids=ids, broadcast_buffers=False)
+
+    def run(self, stop: _StopOnSignal) -> RunResult:
+        """Steps until done or asked to stop, with checkpoints between."""
+        started = last_saved = last_logged = time.monotonic()
+        before = self.progress.seconds
+        budget = None if self.options.max_minutes is None else 60 * self.options.max_minutes
+        self._say(f"{self.config.steps} steps, {self.world.size} process(es) on {self.world.device}")
+        for note in self.notes:
+            self._say(note)
+        self.network.train()
+        while self.progress.step < self.config.steps:
+            self._step()
+            now = time.monotonic()
+            self.progress.seconds = before + now - started
+            step = self.progress.step
+            if step % self.recipe.output.log_every == 0 or step == self.config.steps:
+                self._log(now - last_logged, stop)
+                last_logged = now
+            if self.recipe.data.validation and step % self.recipe.data.validate_every == 0:
+                self._validate()
+            due = now - last_saved > 60 * self.recipe.output.checkpoint_minutes
+            out_of_time = budget is not None and now - started > budget
+            if self.world.any(stop.asked or out_of_time):
+                break
+            if self.world.any(due):
+                self._save()
+                last_saved = time.monotonic()
+        return self._finish()
+
+    def _step(self) -> None:
+        if self.config.wl2_steps and self.progress.step == self.config.wl2_steps:
+            self.optimizer = self._fresh_optimizer()  # the original starts the Dice phase with a fresh optimiser
+        rate = learning_rate(self.config, self.progress.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = [self._micro_step(n) for n in range(self.config.accumulate)]
+        loss = torch.stack(losses).mean()
+        finite = loss.isfinite()
+        if self.config.clip_norm is not None:
+            norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
+            finite = finite & norm.isfinite()
+        if self.world.any(not bool(finite)):
+            self._skip(float(loss))
+        else:
+            self.skipped_in_row = 0
+            self.optimizer.step()
+            if self.average:
+                self.average.update(self.network)
+            self.loss_sum += loss
+            self.loss_count += 1
+        self.progress.step += 1
+        self.progress.samples += self.config.batch * self.config.accumulate * self.world.size
+
+    def _micro_step(self, number: int) -> Tensor:
+        """Forward and backward of one micro-batch; gradients are averaged over micro-steps and processes."""
+        config, world = self.config, self.world
+        first = (number * world.size + world.rank) * config.batch
+        begin = time.monotonic()
+        batch = self.task.batch(self.progress.step, range(first, first + config.batch))
+        self.generation_seconds += time.monotonic() - begin
+        loss = self.task.loss(self.wrapped, batch, self.progress.step)
+        last = number == config.accumulate - 1
+        if isinstance(self.wrapped, DistributedDataParallel) and not last:
+            with self.wrapped.no_sync():
+                (loss / config.accumulate).backward()
+        else:
+            (loss / config.accumulate).backward()
+        return loss.detach()
+
+    def _skip(self, loss: float) -> None:
+        self.progress.skipped += 1
+        self.skipped_in_row += 1
+        self._say(f"step {self.progress.step}: loss {loss}, step left out")
+        if self.skipped_in_row >= MAX_SKIPPED_IN_ROW:
+            raise TrainingError(
+                self.options.out,
+                found=f"{self.skipped_in_row} steps in a row without a finite loss",
+                fix="resume with a lower learning rate, clip_norm, or float32",
+            )
+
+    def _log(self, seconds: float, stop: _StopOnSignal) -> None:
+        mean = self.world.mean(self.loss_sum / max(self.loss_count, 1)).item()
+        step = self.progress.step
+        per_step = seconds / self.recipe.output.log_every
+        rate = self.config.batch * self.config.accumulate * self.world.size / max(per_step, 1e-9)
+        share = self.generation_seconds / max(seconds, 1e-9)
+        self.loss_sum.zero_()
+        self.loss_count, self.generation_seconds = 0, 0.0
+        if self.log is None:
+            return
+        lr = self.optimizer.param_groups[0]["lr"]
+        seconds_run = self.progress.seconds
+        self.log.row(
+            step=step, loss=mean, learning_rate=lr, samples_per_s=rate, generation_share=share, seconds=seconds_run
+        )
+        left = duration(per_step * (self.config.steps - step))
+        ending = " (stopping)" if stop.asked else ""
+        self._say(f"step {step}/{self.config.steps} loss {mean:.4f} {rate:.2f} samples/s, {left} left{ending}")
+
+    def _validate(self) -> None:
+        if self.world.leads:
+            scores = self.task.validate(self._best_network())
+            self.progress.scores = scores
+            if scores:
+                self._say("validation " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))
+                assert self.log is not None
+                self.log.row(step=self.progress.step, seconds=self.progress.seconds, dice=scores["dice"])
+                if self.progress.best is None or scores["dice"] > self.progress.best:
+                    self.progress.best = scores["dice"]
+                    self._export("best")
+        self.world.any(False)  # the others wait here
+
+    def _best_network(self) -> nn.Module:
+        """The averaged network if there is one, else the trained one."""
+        if self.average is None:
+            return self.network
+        network = _on(self.world.device, self.task.build_network())
+        network.load_state_dict(self.average.state)
+        return network
+
+    def _save(self) -> None:
+        if self.world.leads:
+            facts: dict[str, Any] = {"progress": dataclasses.asdict(self.progress), "recipe": self.recipe.to_dict()}
+            if self.average:
+                facts["average_updates"] = self.average.updates
+            average = self.average.state if self.average else None
+            keep = self.recipe.output.keep
+            save_checkpoint(self.options.out, self.network, self.optimizer, average, facts, keep=keep)
+        self.world.any(False)
+
+    def _export(self, suffix: str = "") -> Path:
+        name = self.recipe.output.name + (f"-{suffix}" if suffix else "")
+        facts = {
+            "steps": self.progress.step,
+            "samples": self.progress.samples,
+            "hours": round(self.progress.seconds / 3600, 3),
+            "scores": self.progress.scores,
+            "generation": self.recipe.to_dict()["generation"],
+            "optimizer": self.recipe.to_dict()["optimizer"],
+        }
+        state = self.average.state if self.average else self.network.state_dict()
+        return save_weights(self.options.out / f"{name}.safetensors", state, self.task.card(facts), half=True)
+
+    def _finish(self) -> RunResult:
+        finished = self.progress.step >= self.config.steps
+        if finished and self.recipe.data.validation and self.progress.step % self.recipe.data.validate_every:
+            self._validate()
+        self._save()
+        weights = self._export() if self.world.leads else None
+        if self.log is not None:
+            state = "finished" if finished else "stopped; continue with --resume"
+            self._say(f"{state} at step {self.progress.step}, {duration(self.progress.seconds)}; weights: {weights}")
+            self.log.close()
+        return RunResult(self.progress.step, finished, weights, dict(self.progress.scores))
+
+    def _say(self, text: str) -> None:
+        if self.log is not None:
+            self.log.say(text)

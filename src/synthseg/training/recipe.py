@@ -1,0 +1,132 @@
+"""A training recipe: one TOML file, read with the standard library into frozen configs.
+
+Relative paths in a recipe are relative to the recipe's own folder.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from synthseg.configs import config_from_dict, config_to_dict
+from synthseg.errors import ConfigError
+from synthseg.generation.config import PRESETS, GenerationConfig
+from synthseg.networks import UNetConfig
+from synthseg.training.losses import LossName
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where label maps and real scans to validate on come from."""
+
+    bank: str  # packed label bank: synthseg bank LABELS -o bank.safetensors
+    map_weights: tuple[float, ...] | None = None  # relative probability of each map
+    validation: str | None = None  # folder of scans and label maps, or their packed file
+    validate_every: int = 1000  # steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Adam and its schedule. The paper: 1e-4, constant, 300,000 steps, batch 1 (section 3.2)."""
+
+    steps: int = 300_000
+    batch: int = 1  # elements a process and micro-step
+    accumulate: int = 1  # micro-steps whose gradients are averaged
+    learning_rate: float = 1e-4
+    warmup_steps: int = 0  # the rate grows linearly from 0
+    schedule: Literal["constant", "cosine", "decay"] = "constant"
+    decay_steps: int = 0  # "decay": constant, then linearly to 0 over the last so many steps
+    clip_norm: float | None = None  # of the whole gradient
+    loss: LossName = "dice"
+    absent: Literal["count", "skip"] = "count"  # labels missing from a crop: penalised (original) or left out
+    wl2_steps: int = 0  # the original's warm-up loss first, then a fresh optimiser
+    ema_decay: float = 0.0  # 0 = no average of weights
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for key in ("steps", "batch", "accumulate"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"optimizer.{key}", found=repr(getattr(self, key)), fix="give at least 1")
+        if not self.learning_rate > 0:
+            raise ConfigError("optimizer.learning_rate", found=repr(self.learning_rate), fix="give a positive rate")
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError("optimizer.ema_decay", found=repr(self.ema_decay), fix="give a decay in [0, 1)")
+        if self.schedule == "decay" and not 0 < self.decay_steps <= self.steps:
+            raise ConfigError("optimizer.decay_steps", found=repr(self.decay_steps), fix="give 1 to `steps` steps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputConfig:
+    """What a run leaves behind, and how often."""
+
+    name: str = "synthseg"  # of the weights
+    checkpoint_minutes: float = 2.0
+    keep: int = 2  # checkpoints
+    log_every: int = 20  # steps
+    tensorboard: bool = False
+    licence: str = "Apache-2.0"
+    description: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything a run needs."""
+
+    data: DataConfig
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    network: UNetConfig = field(default_factory=UNetConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+    folder: str = "."  # what relative paths start from
+
+    def path(self, text: str) -> Path:
+        """A path of the recipe, made absolute or relative to the working directory."""
+        return Path(self.folder) / text
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for logs and checkpoints."""
+        return config_to_dict(self)
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Read a recipe. ``preset = "paper"`` or ``"original"`` in [generation] sets the values the other keys change.
+
+    Raises: ConfigError naming the file and the key for anything unknown, missing or out of range.
+    """
+    path = Path(path)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(
+            path, found="no such file", fix="give the path of a recipe, e.g. recipes/adult.toml"
+        ) from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(path, found=f"no readable TOML ({error})", fix="mend the file") from error
+    return recipe_from_dict(values, where=path.name, folder=str(path.parent))
+
+
+def recipe_from_dict(values: Mapping[str, Any], *, where: str, folder: str = ".") -> Recipe:
+    """Build a recipe from the tables of a TOML file."""
+    tables = dict(values)
+    generation = dict(tables.get("generation", {}))
+    preset = generation.pop("preset", "paper")
+    if preset not in PRESETS:
+        raise ConfigError(f"{where}: generation.preset", found=repr(preset), fix=f"choose one of {', '.join(PRESETS)}")
+    tables["generation"] = _overlay(config_to_dict(PRESETS[preset]()), generation)
+    if "folder" in tables:
+        raise ConfigError(where, found="unknown key 'folder'", fix="remove it: paths start from the recipe's folder")
+    return config_from_dict(Recipe, {**tables, "folder": folder}, where=where)
+
+
+def _overlay(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), dict):
+            merged[key] = _overlay(merged[key], value)
+        else:
+            merged[key] = value
+    return merged

@@ -1,0 +1,46 @@
+"""Find, load, verify, describe and save weights: safetensors files with a card. Nothing is ever unpickled.
+
+Names load on first use, so that importing this package, or listing weights, does not load torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from synthseg.weights.card import make_card
+    from synthseg.weights.files import Weights, load_weights, save_weights
+    from synthseg.weights.network import Verification, build_network, protocol_of, require_protocol, verify_weights
+    from synthseg.weights.store import DEFAULT_NAME, SHIPPED_DIR, WeightsEntry, find_weights, list_weights
+
+__all__ = [
+    "DEFAULT_NAME",
+    "SHIPPED_DIR",
+    "Verification",
+    "Weights",
+    "WeightsEntry",
+    "build_network",
+    "find_weights",
+    "list_weights",
+    "load_weights",
+    "make_card",
+    "protocol_of",
+    "require_protocol",
+    "save_weights",
+    "verify_weights",
+]
+
+_ROOM = {
+    "card": ("make_card",),
+    "files": ("Weights", "load_weights", "save_weights"),
+    "network": ("Verification", "build_network", "protocol_of", "require_protocol", "verify_weights"),
+    "store": ("DEFAULT_NAME", "SHIPPED_DIR", "WeightsEntry", "find_weights", "list_weights"),
+}
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _ROOM.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,170 @@
+"""The card of a weights file: what the tensors are, in JSON, inside the file. No torch here.
+
+A card holds::
+
+    name          str, how the weights call themselves
+    format        1, the version of this layout
+    architecture  {"kind": "unet", ...the fields of UNetConfig}
+    spacing_mm    voxel size that the network works at, isotropic
+    protocol      {"name", "description", "rows"}: the whole label table, so that the file explains itself
+    data          what it was trained on
+    steps         number of training steps
+    scores        {name: number} measured on held-out scans
+    licence       terms of the weights
+    created       ISO 8601, UTC
+    sha256        over the tensors' names, types, shapes and bytes (see ``synthseg.weights.files``)
+
+Further keys are kept as they are. ``data``, ``steps``, ``scores`` and ``licence`` may be null: "not stated".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from synthseg.errors import WeightsError
+
+if TYPE_CHECKING:
+    from synthseg.labels.protocol import LabelProtocol
+
+FORMAT = 1
+METADATA_CARD = "synthseg_card"
+METADATA_CARD_HASH = "synthseg_card_sha256"
+STATED = ("data", "steps", "scores", "licence")  # facts a card has room for, null when unknown
+FOREIGN_SUFFIXES = (".h5", ".hdf5", ".keras", ".pt", ".pth", ".ckpt", ".bin", ".pkl")
+_REMADE = "take the file again from where it came from, or save it again with synthseg.weights.save_weights"
+
+
+def make_card(
+    name: str,
+    architecture: Mapping[str, Any],
+    protocol: LabelProtocol,
+    *,
+    spacing_mm: float,
+    facts: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Put a card together from its parts.
+
+    Args:
+        name: what the weights are called.
+        architecture: ``UNetConfig.to_dict()``; ``kind`` is added when absent ("unet").
+        protocol: the labels of the network's output channels; its whole table goes into the card.
+        spacing_mm: isotropic voxel size that the network works at.
+        facts: ``data``, ``steps``, ``scores``, ``licence`` and anything else worth telling.
+    """
+    table = {"name": protocol.name, "description": protocol.description, "rows": protocol.to_rows()}
+    core = {
+        "name": name,
+        "architecture": {"kind": "unet", **architecture},
+        "spacing_mm": float(spacing_mm),
+        "protocol": table,
+    }
+    return {**(facts or {}), **core}
+
+
+def complete_card(card: Mapping[str, Any], *, sha256: str, subject: str | Path) -> dict[str, Any]:
+    """The card as it is written: format, date and hash filled in, checked. Raises WeightsError."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    filled = {**dict.fromkeys(STATED), "created": now, **card, "format": FORMAT, "sha256": sha256}
+    check_card(filled, subject)
+    return filled
+
+
+def check_card(card: Any, subject: str | Path) -> None:
+    """Raises WeightsError when a card is of another format or lacks what is needed to use the tensors."""
+    if not isinstance(card, dict):
+        raise WeightsError(subject, found=f"a card that is a {type(card).__name__}, not a table of facts", fix=_REMADE)
+    if card.get("format") != FORMAT:
+        raise WeightsError(
+            subject,
+            found=f"a card of format {card.get('format')!r} (this synthseg reads format {FORMAT})",
+            fix="use the release of synthseg that wrote the file, or newer weights",
+        )
+    problem = _card_problem(card)
+    if problem:
+        raise WeightsError(subject, found=f"a card with {problem}", fix=_REMADE)
+
+
+def _card_problem(card: Mapping[str, Any]) -> str | None:
+    for key in ("name", "created", "sha256"):
+        if not isinstance(card.get(key), str) or not card[key]:
+            return f"no {key}"
+    spacing = card.get("spacing_mm")
+    if isinstance(spacing, bool) or not isinstance(spacing, int | float) or not 0 < spacing < 100:
+        return f"spacing_mm = {spacing!r}, not a voxel size in millimetres"
+    architecture = card.get("architecture")
+    if not isinstance(architecture, dict) or "kind" not in architecture:
+        return "no architecture"
+    protocol = card.get("protocol")
+    if not isinstance(protocol, dict) or not isinstance(protocol.get("name"), str) or not protocol.get("rows"):
+        return "no label protocol"
+    return None
+
+
+def encode_card(card: Mapping[str, Any], subject: str | Path) -> dict[str, str]:
+    """The card as safetensors metadata, with a hash of its own. Raises WeightsError for what JSON cannot hold."""
+    try:
+        text = json.dumps(card, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        fix = "use texts, finite numbers, lists and dictionaries only"
+        raise WeightsError(subject, found=f"a card that is not plain JSON ({error})", fix=fix) from error
+    return {METADATA_CARD: text, METADATA_CARD_HASH: hashlib.sha256(text.encode()).hexdigest()}
+
+
+def decode_card(metadata: Mapping[str, str] | None, subject: str | Path) -> dict[str, Any]:
+    """The card from safetensors metadata, intact and usable. Raises WeightsError."""
+    text = (metadata or {}).get(METADATA_CARD)
+    if text is None:
+        raise WeightsError(
+            subject,
+            found="a safetensors file without a synthseg card",
+            fix="synthseg cannot know its labels or architecture: write it with synthseg.weights.save_weights",
+        )
+    if hashlib.sha256(text.encode()).hexdigest() != (metadata or {}).get(METADATA_CARD_HASH):
+        raise WeightsError(subject, found="a card that does not match its own hash (altered or damaged)", fix=_REMADE)
+    card = json.loads(text)
+    check_card(card, subject)
+    return dict(card)
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """The card of a file, without reading its tensors and without torch. Raises WeightsError."""
+    from safetensors import SafetensorError, safe_open
+
+    refuse_foreign(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata()
+    except (SafetensorError, OSError) as error:
+        raise unreadable(path, error) from error
+    return decode_card(metadata, path)
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raises WeightsError for a missing file, and for formats that are known by name or first bytes but not read."""
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "no such file"
+        raise WeightsError(path, found=what, fix="check the path; `synthseg weights list` shows the known names")
+    with path.open("rb") as file:
+        start = file.read(8)
+    suffix = path.suffix.lower()
+    if start.startswith(b"\x89HDF") or suffix in (".h5", ".hdf5", ".keras"):
+        found = "a Keras HDF5 file"
+        fix = "synthseg reads its own safetensors files: train with `synthseg train`, or use the shipped weights"
+    elif start.startswith((b"PK\x03\x04", b"\x80")) or suffix in FOREIGN_SUFFIXES:
+        found = "a pickled torch file, which can run code when opened"
+        fix = "load it where you trust it and write its tensors with synthseg.weights.save_weights(path, tensors, card)"
+    else:
+        return
+    raise WeightsError(path, found=found, fix=fix)
+
+
+def unreadable(path: Path, error: Exception) -> WeightsError:
+    """The error for a file that safetensors refuses, with its size: a cut-off download is the usual cause."""
+    size = path.stat().st_size if path.exists() else 0
+    found = f"{size:,} bytes that are not a whole safetensors file ({error})"
+    return WeightsError(path, found=found, fix="it was cut off or is something else: copy or download it again")

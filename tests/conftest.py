@@ -1,0 +1,27 @@
+"""What all tests share: the optional real data and one hypothesis profile."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("synthseg", deadline=None)  # torch's first call alone breaks the default of 200 ms
+settings.load_profile("synthseg")
+
+
+def shared_dir() -> Path | None:
+    """The folder with real scans and label maps: $SYNTHSEG_SHARED, or ``shared`` beside the repository."""
+    candidate = Path(os.environ.get("SYNTHSEG_SHARED") or Path(__file__).resolve().parents[2] / "shared")
+    return candidate if (candidate / "data").is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The real data; tests that ask for it are skipped where there is none."""
+    folder = shared_dir()
+    if folder is None:
+        pytest.skip("no real data: set SYNTHSEG_SHARED to the folder that holds data/")
+    return folder
