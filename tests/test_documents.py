@@ -17,7 +17,7 @@ import pytest
 import typer.main
 import yaml
 
-from synthseg.cli import app
+from synthseg.cli import build_app
 from synthseg.generation.config import PRESETS
 from synthseg.training.recipe import recipe_from_dict
 
@@ -28,7 +28,7 @@ VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 
 def _blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^ *```{language}\n(.*?)^ *```$", README, re.MULTILINE | re.DOTALL)
 
 
 def _commands(program: str) -> list[str]:
@@ -48,7 +48,7 @@ def _flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 @pytest.mark.parametrize("line", _commands("synthseg"))
 def test_a_command_of_the_readme_is_one_the_program_knows(line: str) -> None:
-    command: Any = typer.main.get_command(app)
+    command: Any = typer.main.get_command(build_app())
     words = shlex.split(line)[1:]
     while hasattr(command, "commands"):  # down through the groups
         assert set(words[:1]) & set(command.commands), f"no command {words[:1]} in `{line}`"

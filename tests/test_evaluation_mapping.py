@@ -106,7 +106,7 @@ def test_the_real_table_gives_the_real_conversion(shared: Path) -> None:
     expected = read_volume(folder / "mni" / "mni152lin_2mm_aseg.nii.gz", labels=True)
     converted = mapping.apply(source.data, source.spacing_mm, subject="mni")
     values = [int(value) for value in np.unique(expected.data) if value]
-    # The vermis (values 8 and 47) was split there by the cortex and white matter of the hemispheres, here by the cortex.
+    # The vermis (values 8 and 47) was split there by the hemispheres' cortex and white matter, here by cortex.
     scores = dict(zip(values, dice(converted, expected.data, values), strict=True))
     assert min(scores[8], scores[47]) > 0.99
     assert {score for value, score in scores.items() if value not in (8, 47)} == {1.0}

@@ -54,8 +54,8 @@ def read_mapping(path: str | Path) -> LabelMapping:
 
     The first two columns whose names end in ``_id`` are the source and target values; columns named ``source`` and
     ``target`` do as well. A target is a number or several with slashes, such as ``8/47`` (see
-    :meth:`LabelMapping.apply`). A row whose column ``score`` says ``ignore`` maps to :data:`IGNORED`, whatever its target:
-    a structure that has a counterpart by name but not in extent. Other columns are for people.
+    :meth:`LabelMapping.apply`). A row whose column ``score`` says ``ignore`` maps to :data:`IGNORED`, whatever its
+    target: a structure that has a counterpart by name but not in extent. Other columns are for people.
 
     Raises: LabelError for a missing file, other columns, entries that are no numbers, and contradictory rows.
     """

@@ -146,10 +146,10 @@ def apply_gamma(image: Tensor, draw: GammaDraw, *, clip_max: float | None) -> Te
 def stretch_percentiles(image: Tensor, percentiles: tuple[float, float]) -> Tensor:
     """Map two percentiles of each element to 0 and 1 and clip, as inference prepares its scans.
 
-    Percentiles are taken over every n-th voxel (at most 2^18 of them), without interpolation.
+    Percentiles are taken over every n-th voxel (about 2^16 of them), without interpolation.
     """
     flat = image.flatten(1)
-    sample = flat[:, :: max(flat.shape[1] // 2**18, 1)].sort(1).values
+    sample = flat[:, :: max(flat.shape[1] // 2**16, 1)].sort(1).values
     ranks = [round(p / 100 * (sample.shape[1] - 1)) for p in percentiles]
     low, high = (sample[:, rank].view(-1, 1, 1, 1, 1) for rank in ranks)
     return ((image - low) / (high - low).clamp(min=1e-7)).clamp_(0, 1)

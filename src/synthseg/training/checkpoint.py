@@ -63,7 +63,7 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str
                 os.fsync(handle.fileno())
         shutil.rmtree(folder, ignore_errors=True)
         part.replace(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise TrainingError(
             folder, found=f"no way to write it ({error})", fix="free space or choose another place"
         ) from error

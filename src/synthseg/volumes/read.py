@@ -113,7 +113,7 @@ def _require_file(path: Path) -> str:
 
 @contextmanager
 def _translated(path: Path) -> Iterator[None]:
-    """Errors of the libraries below as VolumeErrors that name the file."""
+    """Whatever the format libraries raise, as VolumeErrors that name the file (and keep the cause)."""
     try:
         yield
     except VolumeError:
@@ -126,7 +126,7 @@ def _translated(path: Path) -> Iterator[None]:
     except (ImageFileError, HeaderDataError, ImageDataError) as error:
         found = f"no readable image ({_first_line(error)})"
         raise VolumeError(path, found=found, fix=f"check that it is what its name says, or {_AGAIN}") from error
-    except (OSError, ValueError, KeyError, ArithmeticError, np.linalg.LinAlgError) as error:
+    except Exception as error:  # damaged files make the parsers raise anything: MGHError, TokenError, RuntimeError, ...
         found = f"a truncated or damaged file ({_first_line(error)})"
         raise VolumeError(path, found=found, fix=_AGAIN) from error
 
