@@ -62,7 +62,7 @@ def test_our_errors_are_one_line_and_debug_adds_where_they_came_from(tmp_path, c
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_an_interrupt_is_exit_code_130(monkeypatch, capsys):
+def test_an_interrupt_is_exit_code_130(monkeypatch):
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
@@ -70,7 +70,6 @@ def test_an_interrupt_is_exit_code_130(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["segment", "a.nii", "-o", "out"])
     assert stop.value.code == 130
-    assert "Aborted" in capsys.readouterr().err
 
 
 def test_the_application_can_be_built_twice():

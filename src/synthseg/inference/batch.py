@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from synthseg.errors import SynthsegError
 from synthseg.inference.discovery import Job, require_writable
 from synthseg.inference.outputs import Outputs, OverlayWriter, apply_choices, write_outputs
 from synthseg.inference.record import describe_input, make_record, read_record, settings_of, write_record
-from synthseg.inference.segmentation import Segmentation
+from synthseg.inference.segmentation import CSF_VALUE, Segmentation
 from synthseg.inference.segmenter import Segmenter
 from synthseg.inference.structures import find_structures
 from synthseg.inference.tables import VolumeTable
@@ -143,10 +145,14 @@ class _Batch:
         return Outcome(job, "skipped", message, volumes_mm3=volumes)
 
     def _segment(self, job: Job) -> Outcome:
+        start = time.perf_counter()
         scan = read_volume(job.scan)
+        read = round(time.perf_counter() - start, 3)
         segmentation = self.segmenter.segment(scan, self.outputs.want)
-        chosen = apply_choices(segmentation, self.outputs)
+        start = time.perf_counter()
         write_outputs(segmentation, scan, job.files, self.outputs, self.options.overlay)
+        timings = {**segmentation.timings_s, "read": read, "write": round(time.perf_counter() - start, 3)}
+        chosen = replace(apply_choices(segmentation, self.outputs), timings_s=timings)
         if self.table is not None:
             self.table.add(job.subject, chosen.volumes_by_name())
         record = self._record(job, chosen)
@@ -159,8 +165,6 @@ class _Batch:
 
 def _empty_like(segmenter: Segmenter) -> Segmentation:
     """A segmentation of nothing, to learn what columns the tables will have."""
-    import numpy as np
-
     structures = segmenter.model.channels.structures
     volumes = {structure.value: 0.0 for structure in structures if structure.value != 0}
     nothing = Volume(np.zeros((1, 1, 1), np.int32), np.eye(4))
@@ -171,5 +175,5 @@ def _empty_like(segmenter: Segmenter) -> Segmentation:
         structures=structures,
         volumes_mm3=volumes,
         total_mm3=0.0,
-        intracranial=24 in volumes,
+        intracranial=CSF_VALUE in volumes,
     )

@@ -32,14 +32,14 @@ def soft_dice_loss(logits: Tensor, target: Tensor, *, absent: Absent = "count") 
     Source: Eq. 27 with the average its text speaks of; D_k = (2 sum gp + eps) / (sum (g^2 + p^2) + eps).
     """
     _check(logits, target)
-    loss: Tensor = _DiceCrossEntropy.apply(logits, target, absent == "skip", 0.0)  # type: ignore[no-untyped-call]
+    loss: Tensor = _DiceCrossEntropy.apply(logits, target, absent == "skip", 0.0)
     return loss
 
 
 def dice_cross_entropy_loss(logits: Tensor, target: Tensor, *, absent: Absent = "skip") -> Tensor:
     """Soft Dice plus voxel-wise cross-entropy, equally weighted: learns faster from few steps than Dice alone."""
     _check(logits, target)
-    loss: Tensor = _DiceCrossEntropy.apply(logits, target, absent == "skip", 1.0)  # type: ignore[no-untyped-call]
+    loss: Tensor = _DiceCrossEntropy.apply(logits, target, absent == "skip", 1.0)
     return loss
 
 

@@ -112,14 +112,22 @@ def load_recipe(path: str | Path) -> Recipe:
 def recipe_from_dict(values: Mapping[str, Any], *, where: str, folder: str = ".") -> Recipe:
     """Build a recipe from the tables of a TOML file."""
     tables = dict(values)
-    generation = dict(tables.get("generation", {}))
-    preset = generation.pop("preset", "paper")
-    if preset not in PRESETS:
-        raise ConfigError(f"{where}: generation.preset", found=repr(preset), fix=f"choose one of {', '.join(PRESETS)}")
-    tables["generation"] = _overlay(config_to_dict(PRESETS[preset]()), generation)
+    tables["generation"] = generation_config(tables.get("generation", {}), where=where)
     if "folder" in tables:
         raise ConfigError(where, found="unknown key 'folder'", fix="remove it: paths start from the recipe's folder")
     return config_from_dict(Recipe, {**tables, "folder": folder}, where=where)
+
+
+def generation_config(values: Mapping[str, Any], *, where: str = "generation") -> GenerationConfig:
+    """A preset with changes: ``{"preset": "original", "bias": {"max_std": 0.5}}``."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: generation", found=repr(values), fix="write a table of keys here")
+    changes = dict(values)
+    preset = changes.pop("preset", "paper")
+    if preset not in PRESETS:
+        raise ConfigError(f"{where}: generation.preset", found=repr(preset), fix=f"choose one of {', '.join(PRESETS)}")
+    merged = _overlay(config_to_dict(PRESETS[preset]()), changes)
+    return config_from_dict(GenerationConfig, merged, where=f"{where}: generation")
 
 
 def _overlay(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
