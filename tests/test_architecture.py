@@ -144,4 +144,5 @@ def _public(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.ClassDef]:
 
 def _is_worth_words(method: ast.FunctionDef) -> bool:
     is_property = any("property" in ast.unparse(decorator) for decorator in method.decorator_list)
-    return not method.name.startswith("_") and not is_property and len(method.body) > 1
+    known = method.name.startswith("_") or method.name == "forward" or is_property  # what forward does, the class says
+    return not known and len(method.body) > 1

@@ -32,8 +32,8 @@ def _blocks(language: str) -> list[str]:
 
 
 def _commands(program: str) -> list[str]:
-    """Lines of the README's shell blocks that call ``program``, continued lines joined, comments gone."""
-    lines = "\n".join(_blocks("(?:bash|sh|)")).replace("\\\n", " ").splitlines()
+    """Lines of the README's unlabelled blocks that call ``program``, continued lines joined, comments gone."""
+    lines = "\n".join(_blocks("")).replace("\\\n", " ").splitlines()
     return [line.split(" #")[0].strip() for line in lines if line.strip().startswith(f"{program} ")]
 
 
@@ -53,11 +53,16 @@ def test_a_command_of_the_readme_is_one_the_program_knows(line: str) -> None:
     while hasattr(command, "commands"):  # down through the groups
         assert set(words[:1]) & set(command.commands), f"no command {words[:1]} in `{line}`"
         command = command.commands[words.pop(0)]
-    context = command.make_context(None, words, resilient_parsing=True)
-    values, leftover, _ = command.make_parser(context).parse_args(list(words))  # raises for unknown options
+    context = command.make_context(command.name, [], resilient_parsing=True)
+    values, leftover, _ = command.make_parser(context).parse_args(words)  # raises for unknown options
     assert not leftover, f"arguments nobody takes: {leftover}"
     required = {param.name for param in command.params if param.required}
     assert required <= {name for name, value in values.items() if value not in (None, ())}
+
+
+def test_recipes_of_the_readme_are_recipes() -> None:
+    recipes = [recipe_from_dict(tomllib.loads(text), where="README.md") for text in _blocks("toml")]
+    assert [recipe.generation for recipe in recipes] == [PRESETS["paper"]()]
 
 
 def test_the_targets_of_make_that_documents_name_exist() -> None:

@@ -66,6 +66,15 @@ def test_failed_scans_are_told_and_the_others_done(tmp_path, command):
     assert f"{tmp_path / 'lost.nii.gz'}: found no such file. Fix: check the path" in err
 
 
+def test_debug_shows_where_a_failed_scans_error_came_from(tmp_path, weights, capsys):
+    lost = tmp_path / "lost.nii"
+    with pytest.raises(SystemExit):
+        main(["segment", str(lost), "-o", str(tmp_path / "out"), "--weights", str(weights), "--debug"])
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert "read_volume" in err
+
+
 # Every input that cannot be used: how it is made, and what the message says.
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 
 from inference_helpers import BandNetwork, band_model, phantom, phantom_affine, save_scan, small_protocol
@@ -321,6 +322,21 @@ def test_a_place_that_cannot_be_written_is_found_before_the_first_scan(tmp_path,
     with pytest.raises(OutputError, match=r"file/out: found a folder that cannot be written to"):
         run(segmenter, [tmp_path / "lost.nii"], tmp_path / "file" / "out", starting=started.append)
     assert started == []
+
+
+def test_an_overlay_without_a_writer_is_refused_not_left_out(tmp_path, segmenter):
+    with pytest.raises(UsageError, match=r"overlay: found asked for.*write_overlay"):
+        run(segmenter, [tmp_path / "a.nii"], tmp_path / "out", Outputs(overlay=True))
+
+
+def test_running_out_of_memory_in_torch_is_told_with_the_size(tmp_path):
+    class Greedy(BandNetwork):
+        def forward(self, image):
+            return super().forward(image) + torch.empty(2**60)  # four exabytes
+
+    model = Model.from_network(Greedy(), small_protocol(), spacing_mm=2.0)
+    outcome = run(Segmenter(model), [coarse_scan(tmp_path / "a.nii.gz")], tmp_path / "out").outcomes[0]
+    assert "found not enough memory on cpu for 36 x 40 x 32 voxels. Fix: crop" in outcome.message
 
 
 def test_unknown_structures_stop_the_batch_before_the_first_scan(tmp_path, segmenter):

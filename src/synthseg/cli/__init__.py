@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = DEBUG_FLAG in given
     try:
-        build_app()([argument for argument in given if argument != DEBUG_FLAG])
+        build_app()([argument for argument in given if argument != DEBUG_FLAG], obj={"debug": debug})
     except SynthsegError as error:
         if debug:
             traceback.print_exception(error)

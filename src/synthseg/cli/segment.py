@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from synthseg.inference import BatchResult, InferenceConfig, Job, Outcome, Outputs, Segmenter
 
 INTERRUPTED = 130
+MANY = 10  # scans
 
 
 def register(app: typer.Typer) -> None:
@@ -22,6 +24,7 @@ def register(app: typer.Typer) -> None:
 
 
 def segment(
+    context: typer.Context,
     scans: Annotated[list[Path], typer.Argument(help="Scans, folders of scans, or .txt lists of scans.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder, or for a single scan a file (.nii.gz, .mgz, ...).")],
     mode: Annotated[str, typer.Option(help="default, or fast: no mirror averaging, no topology clean-up.")] = "default",
@@ -77,6 +80,9 @@ def segment(
         typer.echo(f"note: {note}", err=True)
     segmenter = Segmenter(weights, config=config, device=device, threads=threads)
     result = _run(segmenter, jobs, outputs, {"overwrite": overwrite, "table": volumes})
+    if (context.obj or {}).get("debug"):
+        for outcome in result.failed:
+            traceback.print_exception(outcome.error)
     _summary(result, out, volumes)
 
 
@@ -140,9 +146,10 @@ def _tell(outcome: Outcome) -> None:
 def _summary(result: BatchResult, out: Path, table: Path | None) -> None:
     """Say what became of the scans; exit 1 if any failed, 130 after an interrupt."""
     counts = ", ".join(f"{result.count(s)} {s}" for s in ("done", "skipped", "failed") if result.count(s))
-    typer.echo(f"{counts or 'nothing done'}; results in {out}" + (f", volumes in {table}" if table else ""))
-    for outcome in result.failed:
-        if isinstance(outcome.error, Exception) and len(result.outcomes) > 1:
+    places = f"; results in {out}" + (f", volumes in {table}" if table else "")
+    typer.echo((counts or "nothing done") + (places if result.count("failed") < len(result.outcomes) else ""))
+    if len(result.outcomes) > MANY:  # the messages have scrolled away by now
+        for outcome in result.failed:
             typer.echo(f"  failed: {outcome.job.scan}", err=True)
     if result.interrupted:
         left = len(result.remaining)

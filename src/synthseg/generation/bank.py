@@ -7,6 +7,7 @@ travels to a bare GPU machine; nothing in it is ever executed.
 from __future__ import annotations
 
 import json
+import math
 import os
 import zlib
 from collections.abc import Sequence
@@ -20,10 +21,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from synthseg.errors import LabelError, TrainingError
+from synthseg.errors import LabelError, ShapeError, SynthsegError, TrainingError
 from synthseg.labels.protocol import LabelProtocol
 
 _FORMAT = "synthseg-bank-1"
+_MOST_VOXELS = 2**30  # of one map: a small file could otherwise ask for any amount of memory
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,16 @@ class LabelBank:
             spacings_mm: three voxel sizes a map.
             names: one a map, used in errors and logs.
             protocol: must know every value; at most 256 labels.
-        Raises: LabelError naming the map and the values its protocol does not know; TrainingError for no maps.
+        Raises: LabelError naming the map and the values its protocol does not know; ShapeError naming a map that is not
+            three-dimensional or has no positive spacing; TrainingError for no maps.
         """
         if not maps:
             raise TrainingError("label bank", found="no label maps", fix="give at least one")
+        for values, spacing, name in zip(maps, spacings_mm, names, strict=True):
+            if values.ndim != 3 or values.size == 0:
+                raise ShapeError(name, found=f"a map of shape {values.shape}", fix="give [X, Y, Z] label values")
+            if len(spacing) != 3 or not all(0 < s < math.inf for s in spacing):
+                raise ShapeError(name, found=f"voxel sizes {list(spacing)}", fix="give three positive sizes in mm")
         if len(protocol.labels) > 256:
             raise LabelError(protocol.name, found=f"{len(protocol.labels)} labels", fix="a bank holds at most 256")
         indices = [
@@ -119,7 +127,7 @@ class LabelBank:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file(tensors, part, metadata={"bank": json.dumps(header)})
             part.replace(path)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise TrainingError(path, found=f"no way to write it ({error})", fix="choose a writable place") from error
         finally:
             part.unlink(missing_ok=True)
@@ -135,32 +143,49 @@ class LabelBank:
         try:
             with safe_open(path, framework="pt") as file:
                 header = json.loads((file.metadata() or {}).get("bank", "{}"))
-                if header.get("format") != _FORMAT:
-                    raise TrainingError(path, found=f"format {header.get('format')!r}, not a label bank", fix=remake)
+                if not isinstance(header, dict) or header.get("format") != _FORMAT:
+                    raise TrainingError(path, found=f"another format than {_FORMAT}", fix=remake)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            shapes = tensors["shapes"].long()
-            parts = [_unpack(tensors[f"map.{n:05d}"], shapes[n].tolist()) for n in range(len(header["names"]))]
-        except (SafetensorError, OSError, KeyError, ValueError, zlib.error) as error:
+            return cls._of_file(header, tensors).to(device)
+        except TrainingError:
+            raise
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, zlib.error, SynthsegError) as error:
             raise TrainingError(path, found=f"a damaged file ({error})", fix=remake) from error
+
+    @classmethod
+    def _of_file(cls, header: dict[str, Any], tensors: dict[str, Tensor]) -> LabelBank:
+        """Unpack and check: what is wrong here would be wrong labels, or a crash on the GPU, in the midst of training."""
+        protocol = LabelProtocol.from_rows(header["protocol"], header["description"], header["rows"])
+        names = tuple(map(str, header["names"]))
+        shapes, spacing, center = tensors["shapes"].long(), tensors["spacing_mm"], tensors["center_vox"]
+        if not names or not shapes.shape == spacing.shape == center.shape == (len(names), 3):
+            raise ValueError(f"{len(names)} names, shapes {tuple(shapes.shape)}, voxel sizes {tuple(spacing.shape)}")
+        if not bool((spacing > 0).all() & spacing.isfinite().all() & center.isfinite().all()):
+            raise ValueError("a voxel size or centre that is no number")
+        parts = [_unpack(tensors[f"map.{n:05d}"], shapes[n].tolist()) for n in range(len(names))]
+        for name, part in zip(names, parts, strict=True):
+            if int(part.max()) >= len(protocol.labels):
+                raise ValueError(f"{name}: label index {int(part.max())} of {len(protocol.labels)}")
         sizes = shapes.prod(1)
-        bank = cls(
-            protocol=LabelProtocol.from_rows(header["protocol"], header["description"], header["rows"]),
-            names=tuple(header["names"]),
+        return cls(
+            protocol=protocol,
+            names=names,
             voxels=torch.cat(parts),
             shapes=shapes,
             offsets=torch.cat([sizes.new_zeros(1), sizes.cumsum(0)[:-1]]),
-            spacing_mm=tensors["spacing_mm"],
-            center_vox=tensors["center_vox"],
+            spacing_mm=spacing.float(),
+            center_vox=center.float(),
         )
-        return bank.to(device)
 
 
 def _unpack(packed: Tensor, shape: Sequence[int]) -> Tensor:
-    size = int(np.prod(shape))
+    size = math.prod(shape)
+    if min(shape) < 1 or size > _MOST_VOXELS:
+        raise ValueError(f"a map of shape {tuple(shape)}")
     engine = zlib.decompressobj()
     raw = engine.decompress(packed.numpy().tobytes(), size + 1)  # never more than the header promises
-    if len(raw) != size:
-        raise ValueError(f"a map of {len(raw)} voxels where {size} were promised")
+    if len(raw) != size or not engine.eof:
+        raise ValueError(f"a map of {'more' if len(raw) > size else len(raw)} voxels where {size} were promised")
     return torch.frombuffer(bytearray(raw), dtype=torch.uint8)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from synthseg.errors import ConfigError
+from synthseg.generation.priors import load_priors
 
 
 def _require(condition: bool, key: str, value: object, fix: str) -> None:
@@ -20,6 +21,10 @@ def _require(condition: bool, key: str, value: object, fix: str) -> None:
 
 def _probability(key: str, value: float) -> None:
     _require(0 <= value <= 1, key, value, "give a probability between 0 and 1")
+
+
+def _positive(key: str, value: float, fix: str = "give a finite number above 0") -> None:
+    _require(0 < value < math.inf, key, value, fix)
 
 
 def _not_negative(key: str, value: float) -> None:
@@ -62,7 +67,7 @@ class DeformationPrior:
         for key in ("translation_mm", "svf_max_std_mm"):
             _not_negative(f"deformation.{key}", getattr(self, key))
         for key in ("svf_node_mm", "svf_step_mm", "svf_gain"):
-            _require(getattr(self, key) > 0, f"deformation.{key}", getattr(self, key), "give a positive number")
+            _positive(f"deformation.{key}", getattr(self, key))
         _require(1 <= self.squarings <= 12, "deformation.squarings", self.squarings, "give 1 to 12")
 
 
@@ -102,7 +107,7 @@ class MixturePrior:
     def __post_init__(self) -> None:
         for key in ("mean_range", "std_range"):
             low, high = getattr(self, key)
-            _require(0 <= low <= high, f"mixture.{key}", (low, high), "give 0 <= low <= high")
+            _require(0 <= low <= high < math.inf, f"mixture.{key}", (low, high), "give 0 <= low <= high, both finite")
         for key in ("background_zero", "background_dark", "stripped_dark", "symmetric"):
             _probability(f"mixture.{key}_probability", getattr(self, f"{key}_probability"))
         total = self.background_zero_probability + self.background_dark_probability
@@ -110,6 +115,10 @@ class MixturePrior:
         if self.kind == "normal":
             agree = len(self.class_means) == len(self.class_stds) > 0
             _require(agree, "mixture.class_means", self.class_means, "give (mean, std) per class for means and stds")
+        for key in ("class_means", "class_stds"):
+            for index, pair in enumerate(getattr(self, key)):
+                usable = all(0 <= v < math.inf for v in pair)
+                _require(usable, f"mixture.{key}[{index}]", pair, "give a mean and a standard deviation of at least 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +130,8 @@ class BiasPrior:
     probability: float = 1.0
 
     def __post_init__(self) -> None:
-        _not_negative("bias.max_std", self.max_std)
-        _require(self.node_mm > 0, "bias.node_mm", self.node_mm, "give a positive distance, e.g. 40")
+        _require(0 <= self.max_std <= 5, "bias.max_std", self.max_std, "give 0 to 5: gains go up to exp(4 max_std)")
+        _positive("bias.node_mm", self.node_mm, "give a positive distance, e.g. 40")
         _probability("bias.probability", self.probability)
 
 
@@ -158,7 +167,7 @@ class AcquisitionPrior:
 
     def __post_init__(self) -> None:
         for key in ("max_spacing_mm", "max_isotropic_mm"):
-            _require(getattr(self, key) > 0, f"acquisition.{key}", getattr(self, key), "give a positive spacing in mm")
+            _positive(f"acquisition.{key}", getattr(self, key), "give a positive spacing in mm")
         for key in ("isotropic_probability", "native_probability"):
             _probability(f"acquisition.{key}", getattr(self, key))
         total = self.isotropic_probability + self.native_probability
@@ -203,4 +212,15 @@ def original() -> GenerationConfig:
     )
 
 
-PRESETS = {"paper": paper, "original": original}
+def t1() -> GenerationConfig:
+    """T1-weighted images: the model of :func:`paper` with the original's T1 intensities (reference section 1.8).
+
+    Contrast-specific training, the paper's rival to random contrasts: classes of the ``contrast_class`` column, each
+    with normal priors. For another contrast put the values of ``load_priors(table)`` into ``mixture``.
+    """
+    means, stds = load_priors("t1")
+    mixture = MixturePrior(kind="normal", classes="contrast", class_means=means, class_stds=stds)
+    return GenerationConfig(mixture=mixture)
+
+
+PRESETS = {"paper": paper, "original": original, "t1": t1}

@@ -49,12 +49,7 @@ def draw_mixture(
         means = uniform((batch, classes), *prior.mean_range, rng=rng)
         stds = uniform((batch, classes), *prior.std_range, rng=rng)
     else:
-        if len(prior.class_means) != classes:
-            raise ConfigError(
-                "generation.mixture.class_means",
-                found=f"{len(prior.class_means)} classes",
-                fix=f"give (mean, std) for each of the {classes} classes of column '{prior.classes}'",
-            )
+        check_classes(prior, classes)
         means, stds = (
             (hyper[:, 0] + hyper[:, 1] * torch.randn(batch, classes, generator=rng, device=rng.device)).clamp(min=0)
             for hyper in (torch.tensor(t, device=rng.device) for t in (prior.class_means, prior.class_stds))
@@ -64,6 +59,16 @@ def draw_mixture(
     means, stds = _draw_background(prior, means, stds, stripped, rng=rng)
     noise = torch.randn(batch, 1, *grid.shape, generator=rng, device=rng.device)
     return MixtureDraw(means, stds, noise)
+
+
+def check_classes(prior: MixturePrior, classes: int) -> None:
+    """Raise ConfigError if a normal prior has another number of classes than the label protocol's column."""
+    if prior.kind == "normal" and len(prior.class_means) != classes:
+        raise ConfigError(
+            "generation.mixture.class_means",
+            found=f"{len(prior.class_means)} classes",
+            fix=f"give (mean, std) for each of the {classes} classes of column '{prior.classes}'",
+        )
 
 
 def _draw_background(
@@ -149,7 +154,11 @@ def stretch_percentiles(image: Tensor, percentiles: tuple[float, float]) -> Tens
     Percentiles are taken over every n-th voxel (about 2^16 of them), without interpolation.
     """
     flat = image.flatten(1)
-    sample = flat[:, :: max(flat.shape[1] // 2**16, 1)].sort(1).values
+    step = max(flat.shape[1] // 2**16, 1)
+    # A step that divides a side would see the same few planes only: 4 of 128 in a crop of 128^3.
+    while math.gcd(step, flat.shape[1]) > 1:
+        step += 1
+    sample = flat[:, ::step].sort(1).values
     ranks = [round(p / 100 * (sample.shape[1] - 1)) for p in percentiles]
     low, high = (sample[:, rank].view(-1, 1, 1, 1, 1) for rank in ranks)
     return ((image - low) / (high - low).clamp(min=1e-7)).clamp_(0, 1)

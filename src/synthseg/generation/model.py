@@ -7,16 +7,18 @@ cut into its elements and joined.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from synthseg.errors import ConfigError
+from synthseg.errors import ConfigError, TrainingError
 from synthseg.generation.acquisition import AcquisitionDraw, apply_acquisition, draw_acquisition
 from synthseg.generation.anatomy import (
     AnatomyDraw,
@@ -35,6 +37,7 @@ from synthseg.generation.intensity import (
     MixtureDraw,
     apply_bias,
     apply_gamma,
+    check_classes,
     draw_bias,
     draw_gamma,
     draw_mixture,
@@ -61,8 +64,11 @@ class PairDraw(NamedTuple):
     acquisition: AcquisitionDraw
 
     def element(self, index: int) -> PairDraw:
-        """The draw of one element, as a batch of one."""
-        return self._map(lambda tensor: tensor[index : index + 1])
+        """The draw of one element (negative counts from the end), as a batch of one.
+
+        Raises: IndexError beyond the batch.
+        """
+        return self._map(lambda tensor: tensor[[index]])
 
     @classmethod
     def join(cls, draws: Sequence[PairDraw]) -> PairDraw:
@@ -95,11 +101,20 @@ class PairDraw(NamedTuple):
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> PairDraw:
-        """Read what :meth:`save` wrote."""
-        tensors = load_file(path, device=str(device))
-        return cls(
-            *(kind(*(tensors[f"{name}.{key}"] for key in kind._fields)) for name, kind in _STAGES.items())  # in order
-        )
+        """Read what :meth:`save` wrote.
+
+        Raises: TrainingError naming the file when it is missing, damaged or no draw.
+        """
+        try:
+            tensors = load_file(path, device=str(device))
+            return cls(
+                *(kind(*(tensors[f"{name}.{key}"] for key in kind._fields)) for name, kind in _STAGES.items())
+            )
+        except (SafetensorError, OSError) as error:
+            found = f"no readable file ({error})"
+        except KeyError as error:
+            found = f"no tensor {error}: not a draw of this version"
+        raise TrainingError(path, found=found, fix="give a file that PairDraw.save wrote")
 
 
 _STAGES: dict[str, Any] = {
@@ -131,6 +146,7 @@ class GenerativeModel:
             column = bank.protocol.contrast_classes
         self.classes = torch.as_tensor(column, device=bank.device)
         self.left_class = self._left_classes(column)
+        check_classes(config.mixture, len(self.left_class))
         self.map_weights = self._weights(map_weights)
 
     def _left_classes(self, column: np.ndarray) -> Tensor:
@@ -145,11 +161,11 @@ class GenerativeModel:
 
     def _weights(self, weights: Sequence[float] | None) -> Tensor:
         given = torch.tensor([1.0] * len(self.bank) if weights is None else list(weights), dtype=torch.float32)
-        if len(given) != len(self.bank) or bool((given < 0).any()) or not bool(given.sum() > 0):
+        if len(given) != len(self.bank) or bool((given < 0).any()) or not 0 < float(given.sum()) < math.inf:
             raise ConfigError(
                 "map_weights",
                 found=f"{len(given)} weights for {len(self.bank)} maps, sum {float(given.sum()):g}",
-                fix="give one non-negative weight per map, not all zero",
+                fix="give one non-negative, finite weight per map, not all zero",
             )
         return given.to(self.bank.device)
 

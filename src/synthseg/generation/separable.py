@@ -34,8 +34,8 @@ def gaussian_matrix(sigma_vox: Tensor, n: int) -> Tensor:
     distance = nodes[:, None] - nodes
     sigma = sigma_vox[..., None, None]
     weights = torch.exp(-0.5 * (distance / sigma.clamp(min=1e-3)) ** 2)
-    # What would fall beyond an end is given to the end voxel: the sum over all voxels outside, in closed form enough at
-    # four sigmas of 6 voxels, is taken over one more width of the axis on either side.
+    # What would fall beyond an end is given to the end voxel. The sum over the voxels outside goes one more width of the
+    # axis on either side: exact to 1e-4 while sigma is at most a quarter of the axis.
     outside = torch.arange(1, n + 1, device=sigma.device, dtype=sigma.dtype)
     before = torch.exp(-0.5 * ((nodes[:, None] + outside) / sigma.clamp(min=1e-3)) ** 2).sum(-1)
     after = torch.exp(-0.5 * ((n - 1 - nodes[:, None] + outside) / sigma.clamp(min=1e-3)) ** 2).sum(-1)
@@ -55,7 +55,7 @@ def apply_separable(data: Tensor, matrices: tuple[Tensor, Tensor, Tensor]) -> Te
     with torch.autocast(data.device.type, enabled=False):  # bfloat16 products would round the fields to 8 bits
         b, c, n_x, n_y, n_z = data.shape
         along_x, along_y, along_z = (m.to(data.dtype) for m in matrices)
-        # The last axis first: the coarse grids grow along it, so that the passes between stay small.
+        # Each pass multiplies whole rows or slabs where they lie; no axis is moved in memory.
         x = torch.matmul(along_x[:, None], data.reshape(b, c, n_x, n_y * n_z)).view(b, c, -1, n_y, n_z)
         x = torch.matmul(along_y[:, None, None], x)
         return torch.matmul(x, along_z[:, None, None].transpose(-1, -2))

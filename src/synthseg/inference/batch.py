@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from synthseg.errors import SynthsegError
+from synthseg.errors import SynthsegError, UsageError
 from synthseg.inference.discovery import Job, require_writable
 from synthseg.inference.outputs import Outputs, OverlayWriter, apply_choices, write_outputs
 from synthseg.inference.record import describe_input, make_record, read_record, settings_of, write_record
@@ -104,6 +104,9 @@ class _Batch:
         self.settings = settings_of(segmenter, outputs)
         structures = segmenter.model.channels.structures
         find_structures(outputs.structures, structures)
+        if outputs.overlay and options.overlay is None:
+            fix = "pass BatchOptions(overlay=synthseg.report.overlay.write_overlay)"
+            raise UsageError("overlay", found="asked for, but nothing to draw it with", fix=fix)
         self.table: VolumeTable | None = None
         if options.table is not None:
             template = apply_choices(_empty_like(segmenter), outputs)
@@ -150,6 +153,7 @@ class _Batch:
         read = round(time.perf_counter() - start, 3)
         segmentation = self.segmenter.segment(scan, self.outputs.want)
         start = time.perf_counter()
+        job.files["record"].unlink(missing_ok=True)  # an old one must not vouch for files half replaced
         write_outputs(segmentation, scan, job.files, self.outputs, self.options.overlay)
         timings = {**segmentation.timings_s, "read": read, "write": round(time.perf_counter() - start, 3)}
         chosen = replace(apply_choices(segmentation, self.outputs), timings_s=timings)

@@ -83,6 +83,7 @@ def subject_of(volume: Volume) -> str:
 
 
 def grid_of(volume: Volume) -> Grid:
+    """The grid a volume lies on."""
     x, y, z = volume.data.shape
     return Grid((x, y, z), np.asarray(volume.affine, dtype=np.float64))
 

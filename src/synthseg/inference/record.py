@@ -6,7 +6,6 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-import resource
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -79,11 +78,16 @@ def read_record(path: Path) -> dict[str, Any] | None:
 
 @lru_cache(maxsize=1)
 def versions() -> tuple[tuple[str, str], ...]:
+    """Name and version of Python and of every package that a result depends on."""
     packages = ("synthseg", "torch", "numpy", "scipy", "nibabel", "connected-components-3d")
     return (("python", platform.python_version()), *((name, importlib.metadata.version(name)) for name in packages))
 
 
-def peak_memory_mib() -> int:
-    """Largest resident size of this process so far, in MiB."""
+def peak_memory_mib() -> int | None:
+    """Largest resident size of this process so far, in MiB; None where the system does not tell (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak // 2**20 if sys.platform == "darwin" else peak // 2**10)

@@ -99,10 +99,12 @@ class Segmenter:
             posteriors = predict_posteriors(
                 self.model.network, prepared.image, self.model.channels.partners, self.config, device=self.device
             )
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:  # torch.OutOfMemoryError is one; on the CPU there is only the text
+            if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+                raise
             sides = " x ".join(str(side) for side in prepared.padded.shape)
             found = f"not enough memory on {self.device} for {sides} voxels"
-            raise SynthsegError(subject, found=found, fix="use --device cpu, or crop the scan to the head") from error
+            raise SynthsegError(subject, found=found, fix="crop the scan to the head, or use --device cpu") from error
         if not torch.isfinite(posteriors.sum()):
             found = "a network output that is not a number (NaN or infinity)"
             raise InvariantError(subject, found=found, fix="check the weights: synthseg weights verify NAME")

@@ -37,7 +37,7 @@ class UNetConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ConfigError(f"network.{name}", found=repr(value), fix="give a whole number of at least 1")
-        if self.kernel < 1 or self.kernel % 2 == 0:
+        if not isinstance(self.kernel, int) or self.kernel < 1 or self.kernel % 2 == 0:
             raise ConfigError("network.kernel", found=repr(self.kernel), fix="give an odd number of voxels, e.g. 3")
         if not 0 <= self.dropped_skips <= self.levels - 1:
             raise ConfigError("network.dropped_skips", found=repr(self.dropped_skips), fix="at most levels - 1")

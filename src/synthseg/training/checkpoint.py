@@ -41,7 +41,7 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str
 
     Raises: TrainingError naming the folder when it cannot be written.
     """
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    part, aside = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("part", "old.part"))
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
@@ -61,7 +61,8 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str
         for file in part.iterdir():  # on disk before the name says so
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():  # aside first, removed last: a kill in between never finds both gone
+            folder.replace(aside)
         part.replace(folder)
     except (OSError, SafetensorError) as error:
         raise TrainingError(
@@ -69,20 +70,27 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str
         ) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
     return folder
 
 
 def read_shards(folder: Path, *, format_name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what :func:`write_shards` wrote. Raises TrainingError for anything missing or damaged."""
+    """Read what :func:`write_shards` wrote. Raises TrainingError naming the file that is missing or damaged."""
+    file = folder / "index.json"
     try:
-        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        index = json.loads(file.read_text(encoding="utf-8"))
         if index.get("format") != format_name:
             raise TrainingError(folder, found=f"format {index.get('format')!r}", fix=f"give a folder of {format_name}")
         tensors: dict[str, Tensor] = {}
         for n in range(index["shards"]):
-            tensors.update(load_file(folder / f"{n:04d}.safetensors"))
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise TrainingError(folder, found=f"a damaged checkpoint ({error})", fix="use an older one") from error
+            file = folder / f"{n:04d}.safetensors"
+            tensors.update(load_file(file))
+    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
+        raise TrainingError(
+            file,
+            found=f"a damaged checkpoint ({error})",
+            fix=f"remove {folder}: the checkpoint before it is used then",
+        ) from error
     return tensors, index
 
 
@@ -109,7 +117,8 @@ def save_checkpoint(
     groups = [{k: v for k, v in group.items() if not isinstance(v, Tensor)} for group in state["param_groups"]]
     folder = run / "checkpoints" / f"step-{facts['progress']['step']:08d}"
     write_shards(folder, tensors, {**facts, "param_groups": groups}, format_name=_FORMAT)
-    for old in list_checkpoints(run)[: -max(keep, 1)]:
+    left_by_the_killed = folder.parent.glob(".step-*.part")
+    for old in [*list_checkpoints(run)[: -max(keep, 1)], *left_by_the_killed]:
         shutil.rmtree(old, ignore_errors=True)
     return folder
 
@@ -141,6 +150,10 @@ def load_checkpoint(
         number, key = name.split(".", 1)
         state.setdefault(int(number), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": index["param_groups"]})
+    for parameter, values in optimizer.state.items():
+        for key, value in values.items():
+            if value.shape == parameter.shape:  # laid out as the parameter is: Adam takes half the time then
+                values[key] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
     return index
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from synthseg.errors import LabelError
+from synthseg.errors import LabelError, TrainingError
 from synthseg.labels.protocol import LabelProtocol, builtin_protocols, load_protocol
 
 
@@ -50,11 +50,16 @@ class InitReport:
     taken: int  # tensors
     fresh: tuple[str, ...]  # tensors left at their random start
     channels: tuple[int, ...]  # label values whose output channel was carried over
+    fresh_channels: tuple[int, ...] = ()  # label values whose output channel starts at random
 
     def sentence(self) -> str:
         """For the log."""
-        fresh = f"; fresh: {', '.join(self.fresh)}" if self.fresh else ""
-        return f"{self.taken} tensors and {len(self.channels)} output channels taken{fresh}"
+        text = f"{self.taken} tensors and {len(self.channels)} output channels taken"
+        if self.fresh:
+            text += f"; fresh: {', '.join(self.fresh)}"
+        if self.fresh_channels:
+            text += f"; fresh output channels of labels {', '.join(map(str, self.fresh_channels))}"
+        return text
 
 
 def start_from(
@@ -64,10 +69,17 @@ def start_from(
 
     Args:
         old_values, new_values: label value of each output channel, before and after.
+    Raises: TrainingError if not one convolution fits, i.e. the weights are of another kind of network.
     """
     state = network.state_dict()
     taken, fresh = 0, []
-    shared = [value for value in new_values if value in old_values]
+    shared = [value for value in new_values if value in old_values] if "head.weight" in tensors else []
+    if not any(t.ndim == 5 and n in tensors and tensors[n].shape == t.shape for n, t in state.items()):
+        raise TrainingError(
+            "starting weights",
+            found="no convolution that fits the network",
+            fix="give the recipe's [network] the features and kernel of the weights, or start without them",
+        )
     for name, tensor in state.items():
         source = tensors.get(name)
         if name.startswith("head.") and source is not None and source.shape[1:] == tensor.shape[1:]:
@@ -81,4 +93,5 @@ def start_from(
         else:
             fresh.append(name)
     network.load_state_dict(state)
-    return InitReport(taken, tuple(fresh), tuple(shared))
+    carried = () if "head.weight" in fresh else tuple(shared)
+    return InitReport(taken, tuple(fresh), carried, tuple(value for value in new_values if value not in carried))
