@@ -269,6 +269,15 @@ def test_weights_of_another_protocol_say_so_by_their_structures(tmp_path, comman
     assert "structure 'thalamus': found no such label. Fix: use any of: brain-stem" in err
 
 
+def test_weights_of_another_protocol_than_the_expected_one_are_refused(tmp_path, command):
+    scan = coarse_scan(tmp_path / "scan.nii.gz")
+    code, _, said = command(scan, "-o", tmp_path / "out", "--protocol", "feta")
+    assert code == 1
+    assert "weights of another protocol" in said
+    assert "'feta'" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_table_of_other_weights_is_not_mixed_with_ours(tmp_path, command):
     table = tmp_path / "v.csv"
     table.write_text("subject,heart\r\nx,1\r\n")

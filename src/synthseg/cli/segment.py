@@ -33,6 +33,9 @@ def segment(
         bool | None, typer.Option("--ct/--no-ct", help="Scans are CT, or are not. Default: recognise Hounsfield units.")
     ] = None,
     weights: Annotated[str, typer.Option(help="Name (see synthseg weights list) or path.")] = "default",
+    protocol: Annotated[
+        str | None, typer.Option(help="Refuse weights of another label protocol than this (a name or a .tsv).")
+    ] = None,
     space: Annotated[str, typer.Option(help="Grid of the labels: native (the scan's own), 1mm or both.")] = "native",
     volumes: Annotated[
         Path | None, typer.Option(help="Table of volumes in mm3: .csv (one row a scan) or .tsv (one row a structure).")
@@ -61,7 +64,7 @@ def segment(
     A scan that fails is reported and the others are still done; scans that are finished are skipped, so that the same
     command resumes an interrupted run.
     """
-    from synthseg.inference import Outputs, Segmenter, discover, plan_jobs
+    from synthseg.inference import Outputs, Segmenter, discover, load_model, plan_jobs
 
     config = _config(mode, fast, ct, percentiles)
     outputs = Outputs(
@@ -78,7 +81,7 @@ def segment(
     jobs = plan_jobs(found, out, outputs)
     for note in notes:
         typer.echo(f"note: {note}", err=True)
-    segmenter = Segmenter(weights, config=config, device=device, threads=threads)
+    segmenter = Segmenter(load_model(weights, protocol=protocol), config=config, device=device, threads=threads)
     result = _run(segmenter, jobs, outputs, {"overwrite": overwrite, "table": volumes})
     if (context.obj or {}).get("debug"):
         for outcome in result.failed:

@@ -11,7 +11,7 @@ from torch import nn
 
 from synthseg.errors import WeightsError
 from synthseg.inference.structures import Channels, channels_of
-from synthseg.labels import LabelProtocol
+from synthseg.labels import LabelProtocol, load_protocol
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,19 @@ class Model:
         return cls(name, network.eval(), channels_of(protocol), protocol.name, float(spacing_mm), multiple)
 
 
-def load_model(weights: str | Path) -> Model:
+def load_model(weights: str | Path, *, protocol: str | Path | None = None) -> Model:
     """Load weights by name or path.
 
-    Raises: WeightsError if they are missing, damaged, or not those of a network that segments a single image.
+    Args:
+        protocol: the label protocol the caller counts on (a name or a .tsv); None takes the weights' own.
+    Raises: WeightsError if they are missing, damaged, of another protocol, or not those of a network that segments a
+        single image.
     """
-    from synthseg.weights import build_network, load_weights, protocol_of
+    from synthseg.weights import build_network, load_weights, protocol_of, require_protocol
 
     loaded = load_weights(weights)
+    if protocol is not None:
+        require_protocol(loaded, load_protocol(protocol))
     subject = loaded.path or f"weights {loaded.name}"
     architecture: dict[str, Any] = loaded.card["architecture"]
     if architecture.get("in_channels", 1) != 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.nn.functional import all_reduce
+
+from synthseg.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -48,21 +51,40 @@ def join_world(device: str) -> Iterator[World]:
 
     Args:
         device: "auto", "cpu", "cuda" or "cuda:N".
+    Raises: UsageError for a device that is not there.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        device = f"cuda:{local}"
+    place = _find_device(device, local)
+    if place.type == "cuda":
+        torch.cuda.set_device(place)  # NCCL and allocations without a named device would all meet on GPU 0
     if size == 1:
-        yield World(device=torch.device(device))
+        yield World(device=place)
         return
-    distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
-        yield World(rank, size, torch.device(device))
+        distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    except (ValueError, RuntimeError) as error:
+        raise UsageError(
+            "WORLD_SIZE", found=f"{size}, but no way to join the other processes ({error})", fix="start with torchrun"
+        ) from error
+    try:
+        yield World(rank, size, place)
     finally:
         distributed.destroy_process_group()
+
+
+def _find_device(name: str, local: int) -> torch.device:
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        name = "cuda" if available else "cpu"
+    if name == "cuda":
+        name = f"cuda:{local}"
+    if not re.fullmatch(r"cpu|cuda:\d+", name):
+        raise UsageError("device", found=repr(name), fix="give auto, cpu, cuda or cuda:N")
+    place = torch.device(name)
+    if place.type == "cuda" and (place.index or 0) >= available:
+        raise UsageError("device", found=f"{name}, with {available} GPU(s) that torch can use", fix="give cpu or auto")
+    return place
 
 
 class CrossProcessBatchNorm(nn.BatchNorm3d):

@@ -73,8 +73,9 @@ def start_from(
     """
     state = network.state_dict()
     taken, fresh = 0, []
-    shared = [value for value in new_values if value in old_values] if "head.weight" in tensors else []
-    if not any(t.ndim == 5 and n in tensors and tensors[n].shape == t.shape for n, t in state.items()):
+    shared = [value for value in new_values if value in old_values]
+    convolutions = [name for name, tensor in state.items() if tensor.ndim == 5 and not name.startswith("head.")]
+    if not any(name in tensors and tensors[name].shape == state[name].shape for name in convolutions):
         raise TrainingError(
             "starting weights",
             found="no convolution that fits the network",
@@ -93,5 +94,5 @@ def start_from(
         else:
             fresh.append(name)
     network.load_state_dict(state)
-    carried = () if "head.weight" in fresh else tuple(shared)
+    carried = tuple(shared) if "head.weight" in state and "head.weight" not in fresh else ()
     return InitReport(taken, tuple(fresh), carried, tuple(value for value in new_values if value not in carried))

@@ -27,6 +27,9 @@ class DataConfig:
     validation: str | None = None  # folder of scans and label maps, or their packed file
     validate_every: int = 1000  # steps
 
+    def __post_init__(self) -> None:
+        _at_least("data", self, 1, "validate_every")
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
@@ -48,9 +51,10 @@ class OptimizerConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for key in ("steps", "batch", "accumulate"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"optimizer.{key}", found=repr(getattr(self, key)), fix="give at least 1")
+        _at_least("optimizer", self, 1, "steps", "batch", "accumulate")
+        _at_least("optimizer", self, 0, "warmup_steps", "wl2_steps")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ConfigError("optimizer.clip_norm", found=repr(self.clip_norm), fix="give a positive norm, or none")
         if not self.learning_rate > 0:
             raise ConfigError("optimizer.learning_rate", found=repr(self.learning_rate), fix="give a positive rate")
         if not 0 <= self.ema_decay < 1:
@@ -70,6 +74,10 @@ class OutputConfig:
     tensorboard: bool = False
     licence: str = "Apache-2.0"
     description: str = ""
+
+    def __post_init__(self) -> None:
+        _at_least("output", self, 1, "keep", "log_every")
+        _at_least("output", self, 0, "checkpoint_minutes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,10 +132,16 @@ def generation_config(values: Mapping[str, Any], *, where: str = "generation") -
         raise ConfigError(f"{where}: generation", found=repr(values), fix="write a table of keys here")
     changes = dict(values)
     preset = changes.pop("preset", "paper")
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise ConfigError(f"{where}: generation.preset", found=repr(preset), fix=f"choose one of {', '.join(PRESETS)}")
     merged = _overlay(config_to_dict(PRESETS[preset]()), changes)
     return config_from_dict(GenerationConfig, merged, where=f"{where}: generation")
+
+
+def _at_least(table: str, config: object, least: int, *keys: str) -> None:
+    for key in keys:
+        if not getattr(config, key) >= least:
+            raise ConfigError(f"{table}.{key}", found=repr(getattr(config, key)), fix=f"give at least {least}")
 
 
 def _overlay(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 IGNORED = 255  # channel written where the truth is not to be scored
+CONTRASTS = ("t1", "t2", "pd", "flair", "ct")  # endings that a scan's name may have
+_FORMAT = "synthseg-validation-1"
 PERCENTILES = (1.0, 99.0)  # as inference rescales its scans
 
 
@@ -36,42 +38,67 @@ class ValidationSet:
     images: tuple[Tensor, ...]
     targets: tuple[Tensor, ...]
     spacing_mm: float
+    target_values: tuple[int, ...] = ()  # label value of each channel; empty in files that do not say
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise TrainingError("validation set", found="no scans", fix="give at least one scan with its label map")
+        for name, target in zip(self.names, self.targets, strict=True):
+            if not bool(((target != 0) & (target != IGNORED)).any()):
+                raise TrainingError(
+                    name,
+                    found="a label map without any label to score",
+                    fix="take it out, or use label values of the bank's protocol",
+                )
 
     def save(self, path: str | Path) -> Path:
-        """Write one safetensors file (images in half precision)."""
+        """Write one safetensors file (images in half precision). Raises TrainingError if it cannot be written."""
         tensors = {}
         for n, (image, target) in enumerate(zip(self.images, self.targets, strict=True)):
             tensors[f"image.{n}"] = image.half().contiguous()
             tensors[f"target.{n}"] = target.contiguous()
-        header = {"format": "synthseg-validation-1", "names": self.names, "spacing_mm": self.spacing_mm}
-        save_file(tensors, path, metadata={"validation": json.dumps(header)})
+        header = {"format": _FORMAT, "names": self.names, "spacing_mm": self.spacing_mm, "targets": self.target_values}
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, path, metadata={"validation": json.dumps(header)})
+        except (OSError, SafetensorError) as error:
+            raise TrainingError(path, found=f"no way to write it ({error})", fix="choose a writable place") from error
         return Path(path)
 
 
 def load_validation(path: Path, protocol: LabelProtocol, spacing_mm: float) -> ValidationSet:
     """Read a packed set, or pack a folder of pairs ``NAME_t1.nii.gz`` / ``NAME_aseg.nii.gz`` (any scan suffix).
 
-    Raises: TrainingError for a missing place, a folder without pairs, or a set packed at another spacing.
+    Raises: TrainingError for a missing place, a folder without pairs, or a set packed at another spacing or for
+        other target labels.
     """
     if path.is_dir():
         return pack_validation(path, protocol, spacing_mm)
+    remake = "give a folder of pairs, or a file made with: synthseg bank FOLDER --validation -o FILE"
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("validation", "{}"))
-            names = tuple(header.get("names", ()))
+            if header.get("format") != _FORMAT:
+                raise TrainingError(path, found=f"format {header.get('format')!r}, no validation set", fix=remake)
+            names = tuple(header["names"])
             images = tuple(file.get_tensor(f"image.{n}").float() for n in range(len(names)))
             targets = tuple(file.get_tensor(f"target.{n}") for n in range(len(names)))
-    except (SafetensorError, OSError) as error:
-        raise TrainingError(path, found=f"no validation set ({error})", fix="give a folder or a packed file") from error
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise TrainingError(path, found=f"no readable validation set ({error})", fix=remake) from error
+    known, wanted = tuple(header.get("targets", ())), tuple(protocol.target_values.tolist())
+    if known and known != wanted:
+        raise TrainingError(path, found=f"targets {list(known)}, not {list(wanted)}", fix="pack it with this protocol")
     if abs(header["spacing_mm"] - spacing_mm) > 1e-3:
         raise TrainingError(
             path, found=f"scans at {header['spacing_mm']} mm", fix=f"pack them again at {spacing_mm} mm"
         )
-    return ValidationSet(names, images, targets, spacing_mm)
+    return ValidationSet(names, images, targets, spacing_mm, known)
 
 
 def pack_validation(folder: Path, protocol: LabelProtocol, spacing_mm: float) -> ValidationSet:
     """Bring a folder of pairs onto the working grid. Needs the volumes room (nibabel)."""
+    import numpy as np
+
     from synthseg.volumes.orient import to_ras
     from synthseg.volumes.read import read_volume
     from synthseg.volumes.resample import resample_to_spacing
@@ -80,9 +107,12 @@ def pack_validation(folder: Path, protocol: LabelProtocol, spacing_mm: float) ->
     for scan, truth in find_pairs(folder):
         image, _ = to_ras(resample_to_spacing(read_volume(scan), spacing_mm, order=1))
         label_map, _ = to_ras(resample_to_spacing(read_volume(truth, labels=True), spacing_mm, order=0))
-        if image.shape != label_map.shape:
+        apart = np.abs(image.affine - label_map.affine).max()
+        if image.shape != label_map.shape or apart > spacing_mm / 2:
             raise TrainingError(
-                truth, found=f"shape {label_map.shape} beside a scan of {image.shape}", fix="align them"
+                truth,
+                found=f"shape {label_map.shape}, {apart:.3g} mm away from {scan.name} of {image.shape}",
+                fix="bring scan and label map onto one grid",
             )
         tensor = torch.from_numpy(image.data.copy()).float()[None, None]
         images.append(stretch_percentiles(tensor, PERCENTILES)[0, 0])
@@ -92,25 +122,28 @@ def pack_validation(folder: Path, protocol: LabelProtocol, spacing_mm: float) ->
         raise TrainingError(
             folder, found="no pairs of scan and label map", fix="name them NAME_t1.nii.gz, NAME_aseg.nii.gz"
         )
-    return ValidationSet(tuple(names), tuple(images), tuple(targets), spacing_mm)
+    values = tuple(protocol.target_values.tolist())
+    return ValidationSet(tuple(names), tuple(images), tuple(targets), spacing_mm, values)
 
 
 def find_pairs(folder: Path) -> Iterator[tuple[Path, Path]]:
     """Scans with a label map ``NAME_aseg`` or ``NAME_seg`` of the same beginning, sorted by name."""
     for truth in sorted([*folder.glob("*_aseg.nii*"), *folder.glob("*_seg.nii*")]):
         stem = truth.name.rsplit("_", 1)[0]
-        for scan in sorted(folder.glob(f"{stem}_*.nii*")):
-            if scan.name.split(".")[0].rsplit("_", 1)[-1] in ("t1", "t2", "pd", "flair", "ct"):
-                yield scan, truth
+        for contrast in sorted(CONTRASTS):
+            for scan in (folder / f"{stem}_{contrast}{end}" for end in (".nii", ".nii.gz")):
+                if scan.is_file():
+                    yield scan, truth
 
 
 def channels_of(label_map: np.ndarray, protocol: LabelProtocol) -> np.ndarray:
     """Label values to target channels; values the targets do not know become :data:`IGNORED`."""
     import numpy as np
 
-    table = np.full(max(int(label_map.max()), int(protocol.values.max())) + 1, IGNORED, dtype=np.uint8)
-    table[protocol.values] = protocol.target_channel
-    return table[np.clip(label_map, 0, None)]
+    order = np.argsort(protocol.values)
+    values, channels = protocol.values[order], protocol.target_channel[order]
+    position = np.searchsorted(values, label_map).clip(max=len(values) - 1)
+    return np.where(values[position] == label_map, channels[position], IGNORED).astype(np.uint8)
 
 
 @torch.no_grad()
