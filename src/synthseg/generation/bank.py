@@ -154,7 +154,7 @@ class LabelBank:
 
     @classmethod
     def _of_file(cls, header: dict[str, Any], tensors: dict[str, Tensor]) -> LabelBank:
-        """Unpack and check: what is wrong here would be wrong labels, or a crash on the GPU, in the midst of training."""
+        """Unpack and check: what is wrong here would become wrong labels, or a crash of the GPU amid training."""
         protocol = LabelProtocol.from_rows(header["protocol"], header["description"], header["rows"])
         names = tuple(map(str, header["names"]))
         shapes, spacing, center = tensors["shapes"].long(), tensors["spacing_mm"], tensors["center_vox"]

@@ -107,9 +107,7 @@ class PairDraw(NamedTuple):
         """
         try:
             tensors = load_file(path, device=str(device))
-            return cls(
-                *(kind(*(tensors[f"{name}.{key}"] for key in kind._fields)) for name, kind in _STAGES.items())
-            )
+            return cls(*(kind(*(tensors[f"{name}.{key}"] for key in kind._fields)) for name, kind in _STAGES.items()))
         except (SafetensorError, OSError) as error:
             found = f"no readable file ({error})"
         except KeyError as error:

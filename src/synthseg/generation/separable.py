@@ -34,8 +34,8 @@ def gaussian_matrix(sigma_vox: Tensor, n: int) -> Tensor:
     distance = nodes[:, None] - nodes
     sigma = sigma_vox[..., None, None]
     weights = torch.exp(-0.5 * (distance / sigma.clamp(min=1e-3)) ** 2)
-    # What would fall beyond an end is given to the end voxel. The sum over the voxels outside goes one more width of the
-    # axis on either side: exact to 1e-4 while sigma is at most a quarter of the axis.
+    # What would fall beyond an end is given to the end voxel. The sum over the voxels outside goes one more width of
+    # the axis on either side: exact to 1e-4 while sigma is at most a quarter of the axis.
     outside = torch.arange(1, n + 1, device=sigma.device, dtype=sigma.dtype)
     before = torch.exp(-0.5 * ((nodes[:, None] + outside) / sigma.clamp(min=1e-3)) ** 2).sum(-1)
     after = torch.exp(-0.5 * ((n - 1 - nodes[:, None] + outside) / sigma.clamp(min=1e-3)) ** 2).sum(-1)

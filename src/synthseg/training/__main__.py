@@ -39,6 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
     except SynthsegError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; --resume goes on from the newest checkpoint", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -30,7 +30,7 @@ class RunLog:
             raise TrainingError(
                 folder, found=f"no way to write the log ({error})", fix="choose a writable folder"
             ) from error
-        self.board = _tensorboard(folder) if tensorboard else None
+        self.board = _tensorboard(folder, resume_step + 1) if tensorboard else None
 
     def row(self, **values: Any) -> None:
         """Append a line; unknown cells stay empty."""
@@ -62,7 +62,7 @@ def _short(value: Any) -> Any:
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
-def _tensorboard(folder: Path) -> Any:
+def _tensorboard(folder: Path, first_step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -71,7 +71,7 @@ def _tensorboard(folder: Path) -> Any:
             found="no tensorboard installed",
             fix='pip install "synthseg[tensorboard]", or set tensorboard = false',
         ) from error
-    return SummaryWriter(str(folder / "tensorboard"))
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)  # hides steps that are done again
 
 
 def duration(seconds: float) -> str:

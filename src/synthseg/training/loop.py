@@ -7,10 +7,12 @@ processes with batch b see the elements that one process with batch N b sees.
 from __future__ import annotations
 
 import dataclasses
+import math
 import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -93,7 +95,10 @@ def _on(device: torch.device, network: nn.Module) -> nn.Module:
 
 
 class _StopOnSignal:
-    """Ctrl-C or SIGTERM asks for a checkpoint and a clean end; a second Ctrl-C interrupts at once."""
+    """Ctrl-C or SIGTERM asks for a checkpoint and a clean end; a second Ctrl-C interrupts at once.
+
+    A second SIGTERM does not: schedulers send it to a process and again to its group, torchrun after a Ctrl-C.
+    """
 
     def __init__(self) -> None:
         self.asked = False
@@ -107,10 +112,10 @@ class _StopOnSignal:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        if self.asked:
+        if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = True
 
@@ -132,6 +137,7 @@ class _Session:
         if world.leads:
             self.log = RunLog(options.out, tensorboard=recipe.output.tensorboard, resume_step=self.progress.step)
         self.skipped_in_row = 0
+        self.first_step = self.logged_step = self.progress.step
         self.loss_sum = torch.zeros((), device=world.device)
         self.loss_count = 0
         self.generation_seconds = 0.0
@@ -151,7 +157,7 @@ class _Session:
             self.notes.append(f"resumed at step {self.progress.step} from {found[-1].name}")
         elif self.options.init is not None:
             weights = load_weights(self.options.init)
-            old, new = protocol_of(weights).values.tolist(), self.task.output_protocol.values.tolist()
+            old, new = (p.target_values.tolist() for p in (protocol_of(weights), self.task.output_protocol))
             report = start_from(self.network, weights.tensors, old, new)
             self.notes.append(f"started from {weights.name}: {report.sentence()}")
             if self.average:
@@ -199,14 +205,15 @@ class _Session:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
+        statistics = [(buffer, buffer.clone()) for buffer in self.network.buffers()]
         losses = [self._micro_step(n) for n in range(self.config.accumulate)]
         loss = torch.stack(losses).mean()
-        finite = loss.isfinite()
-        if self.config.clip_norm is not None:
-            norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
-            finite = finite & norm.isfinite()
-        if self.world.any(not bool(finite)):
-            self._skip(float(loss))
+        # infinity clips nothing: the norm is wanted in any case, since a finite loss can have a gradient that is not
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm or math.inf)
+        if self.world.any(not bool(loss.isfinite() & norm.isfinite())):
+            for buffer, before in statistics:  # the forward pass has moved batch norm's, perhaps to NaN
+                buffer.copy_(before)
+            self._skip(float(loss), float(norm))
         else:
             self.skipped_in_row = 0
             self.optimizer.step()
@@ -224,32 +231,32 @@ class _Session:
         begin = time.monotonic()
         batch = self.task.batch(self.progress.step, range(first, first + config.batch))
         self.generation_seconds += time.monotonic() - begin
-        loss = self.task.loss(self.wrapped, batch, self.progress.step)
-        last = number == config.accumulate - 1
-        if isinstance(self.wrapped, DistributedDataParallel) and not last:
-            with self.wrapped.no_sync():
-                (loss / config.accumulate).backward()
-        else:
+        sharing: AbstractContextManager[None] = nullcontext()
+        if isinstance(self.wrapped, DistributedDataParallel) and number < config.accumulate - 1:
+            sharing = self.wrapped.no_sync()  # DDP decides in the forward pass, so that belongs inside too
+        with sharing:
+            loss = self.task.loss(self.wrapped, batch, self.progress.step)
             (loss / config.accumulate).backward()
         return loss.detach()
 
-    def _skip(self, loss: float) -> None:
+    def _skip(self, loss: float, norm: float) -> None:
         self.progress.skipped += 1
         self.skipped_in_row += 1
-        self._say(f"step {self.progress.step}: loss {loss}, step left out")
+        self._say(f"step {self.progress.step}: loss {loss}, gradient norm {norm}: step left out")
         if self.skipped_in_row >= MAX_SKIPPED_IN_ROW:
             raise TrainingError(
                 self.options.out,
-                found=f"{self.skipped_in_row} steps in a row without a finite loss",
+                found=f"{self.skipped_in_row} steps in a row without a finite loss and gradient",
                 fix="resume with a lower learning rate, clip_norm, or float32",
             )
 
     def _log(self, seconds: float, stop: _StopOnSignal) -> None:
-        mean = self.world.mean(self.loss_sum / max(self.loss_count, 1)).item()
+        mean = self.world.mean(self.loss_sum / self.loss_count).item()  # NaN if every step was left out
         step = self.progress.step
-        per_step = seconds / self.recipe.output.log_every
+        per_step = seconds / (step - self.logged_step)
         rate = self.config.batch * self.config.accumulate * self.world.size / max(per_step, 1e-9)
         share = self.generation_seconds / max(seconds, 1e-9)
+        self.logged_step = step
         self.loss_sum.zero_()
         self.loss_count, self.generation_seconds = 0, 0.0
         if self.log is None:
@@ -309,7 +316,8 @@ class _Session:
 
     def _finish(self) -> RunResult:
         finished = self.progress.step >= self.config.steps
-        if finished and self.recipe.data.validation and self.progress.step % self.recipe.data.validate_every:
+        unseen = self.progress.step > self.first_step and self.progress.step % self.recipe.data.validate_every
+        if finished and self.recipe.data.validation and unseen:
             self._validate()
         self._save()
         weights = self._export() if self.world.leads else None
