@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from generation_helpers import PROTOCOL, seeded, small_bank, still
 from scipy import stats
 from scipy.spatial.transform import Rotation
 
+from generation_helpers import PROTOCOL, seeded, small_bank, still
 from synthseg.errors import ConfigError
 from synthseg.generation import GenerationConfig, GenerativeModel, original, t1
 from synthseg.generation.acquisition import AcquisitionDraw, draw_acquisition

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
 from synthseg.errors import ShapeError
-from synthseg.volumes import grid
-from synthseg.volumes.grid import resize_linear, sample_linear, sample_nearest
+from synthseg.volumes.grid import sample_linear, sample_nearest
 
 SHAPE = (8, 9, 10)  # unequal sides catch swapped axes
 
@@ -106,37 +105,8 @@ def test_sampling_leaves_its_inputs_alone() -> None:
     before = data.clone(), coordinates.clone()
     sample_linear(data, coordinates)
     sample_nearest(data[:, 0], coordinates)
-    resize_linear(data, SHAPE).add_(1)
     assert torch.equal(data, before[0])
     assert torch.equal(coordinates, before[1])
-
-
-@pytest.mark.parametrize("axis", [0, 1, 2])
-def test_resizing_reproduces_the_reference_vector(axis: int) -> None:
-    shape = [1, 1, 1]
-    shape[axis] = 4
-    target = [1, 1, 1]
-    target[axis] = 8
-    resized = resize_linear(torch.arange(4.0).reshape(1, 1, *shape), target)
-    assert resized.flatten().tolist() == [0, 0.5, 1, 1.5, 2, 2.5, 3, 3]
-
-
-@given(n_in=st.tuples(*[st.integers(1, 9)] * 3), n_out=st.tuples(*[st.integers(1, 20)] * 3))
-def test_resizing_is_anchored_at_the_corner(n_in: tuple[int, int, int], n_out: tuple[int, int, int]) -> None:
-    data = torch.rand(2, 2, *n_in, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(n_in)))
-    axes = [np.minimum(np.arange(o) * i / o, i - 1) for i, o in zip(n_in, n_out, strict=True)]
-    points = np.stack(np.meshgrid(*axes, indexing="ij"))
-    expected = [[map_coordinates(c.numpy(), points, order=1) for c in b] for b in data]
-    np.testing.assert_allclose(resize_linear(data, n_out).numpy(), expected, atol=1e-12)
-    # what runs on an accelerator
-    np.testing.assert_allclose(grid._resize_fused(data, n_out).numpy(), expected, atol=1e-12)
-
-
-def test_resizing_keeps_float32_under_autocast() -> None:
-    data = torch.rand(1, 1, 5, 6, 7, generator=torch.Generator().manual_seed(0))
-    plain = resize_linear(data, (11, 12, 13))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(resize_linear(data, (11, 12, 13)), plain)
 
 
 def test_batches_equal_singles() -> None:
@@ -144,9 +114,6 @@ def test_batches_equal_singles() -> None:
     positions = random_positions(1, 50)[[0, 1, 0]]
     torch.testing.assert_close(
         sample_linear(data, positions), torch.cat([sample_linear(data[[b]], positions[[b]]) for b in range(3)])
-    )
-    torch.testing.assert_close(
-        resize_linear(data, (5, 18, 10)), torch.cat([resize_linear(data[[b]], (5, 18, 10)) for b in range(3)])
     )
 
 
@@ -158,8 +125,6 @@ def test_misfits_are_named() -> None:
         sample_linear(data.long(), identity_grid(SHAPE))
     with pytest.raises(ShapeError, match=r"data: found .*\[B, X, Y, Z\]"):
         sample_nearest(data, identity_grid(SHAPE))
-    with pytest.raises(ShapeError, match="resize shape: found"):
-        resize_linear(data, (4, 0, 4))
 
 
 def test_importing_the_grid_loads_no_file_format_library() -> None:

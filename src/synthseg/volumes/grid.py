@@ -7,7 +7,6 @@ This file holds the package's one call of ``torch.nn.functional.grid_sample``; i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -66,68 +65,6 @@ def sample_nearest(data: Tensor, coordinates: Tensor) -> Tensor:
     assert flat is not None  # there are always three axes
     shape = coordinates.shape[:-1]
     return data.flatten(1).gather(1, flat.flatten(1)).reshape(shape)
-
-
-def resize_linear(data: Tensor, shape: Sequence[int]) -> Tensor:
-    """Linear resize, anchored at the first voxel: output ``i`` reads input ``i * n_in / n_out``, clamped at the end.
-
-    Args:
-        data: [B, C, X, Y, Z] floating point.
-        shape: the three output sizes, each at least 1.
-    Returns: [B, C, *shape] in the dtype of ``data`` (half precision is interpolated in float32).
-    Raises: ShapeError if ``data`` is not 5-D or ``shape`` is not three positive sizes.
-    Source: reference 2.3, "Resizing convention" (0, 1, 2, 3 -> 0, .5, 1, 1.5, 2, 2.5, 3, 3).
-    """
-    _require(data.ndim == 5 and data.is_floating_point(), "data", data, "pass a floating-point [B, C, X, Y, Z] tensor")
-    if len(shape) != 3 or min(shape) < 1:
-        raise ShapeError("resize shape", found=f"{tuple(shape)}", fix="pass three sizes of at least 1")
-    dtype = data.dtype if data.dtype in (torch.float32, torch.float64) else torch.float32
-    if tuple(shape) == tuple(data.shape[2:]):
-        return data.clone()
-    result = data.to(dtype)
-    if data.device.type != "cpu":
-        return _resize_fused(result, shape).to(data.dtype)
-    with torch.autocast("cpu", enabled=False):  # it would turn the products into bfloat16
-        # The axis that shrinks most goes first and the one that grows most last, so that the passes between stay small.
-        for axis in sorted(range(3), key=lambda a: shape[a] / data.shape[2 + a]):
-            if shape[axis] != data.shape[2 + axis]:
-                result = _resize_axis(result, 2 + axis, shape[axis])
-    return result.to(data.dtype)
-
-
-def _resize_fused(data: Tensor, shape: Sequence[int]) -> Tensor:
-    """The same in one kernel, for accelerators: no matrix product, which TF32 would round to 10 bits.
-
-    With the last voxel repeated once, corner-anchored sampling is an ``align_corners=True`` resize to one sample more:
-    both read ``i * n_in / n_out`` for ``i = 0 .. n_out``, and the sample too many is dropped.
-    """
-    padded = functional.pad(data, (0, 1) * 3, mode="replicate")
-    larger = functional.interpolate(padded, size=[n + 1 for n in shape], mode="trilinear", align_corners=True)
-    return larger[..., :-1, :-1, :-1].contiguous()
-
-
-def _resize_axis(data: Tensor, axis: int, n_out: int) -> Tensor:
-    """Corner-anchored resize of one axis as a product with a small matrix: on a CPU 2 to 8 times as fast as gathers."""
-    n_in = data.shape[axis]
-    # float64: i * n_in / n_out must come out exact when it is a whole number.
-    position = (torch.arange(n_out, dtype=torch.float64) * n_in / n_out).clamp_(max=n_in - 1)
-    low = position.floor().long()
-    weight = position - low
-    matrix = torch.zeros(n_out, n_in, dtype=torch.float64)
-    rows = torch.arange(n_out)
-    matrix[rows, low] += 1 - weight
-    matrix[rows, (low + 1).clamp_(max=n_in - 1)] += weight
-    return _along(data, matrix.to(data.dtype), axis)
-
-
-def _along(data: Tensor, matrix: Tensor, axis: int) -> Tensor:
-    """Apply ``matrix`` [n_out, n_in] along one axis, without moving the axis in memory."""
-    shape = list(data.shape)
-    shape[axis] = matrix.shape[0]
-    if axis == data.ndim - 1:
-        return (data.reshape(-1, data.shape[axis]) @ matrix.T).reshape(shape)
-    slabs = data.reshape(-1, data.shape[axis], data.shape[axis + 1 :].numel())
-    return torch.matmul(matrix, slabs).reshape(shape)
 
 
 def _require_coordinates(coordinates: Tensor, batch: int) -> None:
