@@ -66,9 +66,7 @@ def still(shape: tuple[int, int, int] = (16, 18, 20), **stages: Any) -> Generati
     config = GenerationConfig(
         grid=GridPrior(shape=shape),
         deformation=DeformationPrior(scaling=0, rotation_deg=0, shearing=0, translation_mm=0, svf_max_std_mm=0),
-        anatomy=AnatomyPrior(
-            flip_probability=0, strip_probability=0, lesion_probability=1, lesion_paste_probability=0
-        ),
+        anatomy=AnatomyPrior(flip_probability=0, strip_probability=0, lesion_probability=1, lesion_paste_probability=0),
         mixture=MixturePrior(std_range=(0, 0), background_zero_probability=0, background_dark_probability=0),
         bias=BiasPrior(max_std=0),
         intensity=IntensityPrior(gamma_std=0),

@@ -7,14 +7,14 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from generation_helpers import LESIONS, PROTOCOL, STRIPPED, seeded, small_bank, still, values_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 from torch import Tensor
 
+from generation_helpers import LESIONS, PROTOCOL, STRIPPED, blobby_map, seeded, small_bank, still, values_of
 from synthseg.errors import ConfigError
-from synthseg.generation import GenerativeModel, PairDraw
+from synthseg.generation import GenerativeModel, LabelBank, PairDraw
 from synthseg.generation.anatomy import AnatomyTables, flip_labels, map_center, sample_labels
 from synthseg.generation.config import AnatomyPrior, GridPrior
 from synthseg.labels.protocol import load_protocol
@@ -151,8 +151,14 @@ def test_a_flip_swaps_the_volumes_of_the_sides() -> None:
 
 
 def lesion_case() -> tuple[GenerativeModel, PairDraw, np.ndarray, np.ndarray]:
-    """Each map with the other's lesions: (model, draw, labels of the map, labels of the donor)."""
-    bank = small_bank(((24, 26, 28), (24, 26, 28)))
+    """Each map with the other's lesions, which lie in all tissues: (model, draw, labels of the maps, of the donors)."""
+    maps = []
+    for seed in (0, 1):
+        values = blobby_map((24, 26, 28), seed)
+        side = np.where(np.arange(24) < 12, 25, 57)[:, None, None]
+        speck = np.random.default_rng(seed).random(values.shape) < 0.2
+        maps.append(np.where(speck & (values != 0), side, values))
+    bank = LabelBank.from_maps(maps, [(1.0, 1.0, 1.0)] * 2, ["a", "b"], PROTOCOL)
     prior = AnatomyPrior(lesion_probability=0.5, lesion_paste_probability=1.0)
     model = GenerativeModel(still((24, 26, 28), anatomy=prior), bank)
     draw = switched(model.draw(2, rng=seeded(3)), flip=False, strip=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -143,7 +144,7 @@ def test_a_4_mm_integration_grid_stays_close_to_finer_ones() -> None:
     for seed in range(2):
         drawn = strongest(seed, DeformationPrior())
         fields = [displacement_field(drawn, DeformationPrior(svf_step_mm=step), HEAD) for step in (1.0, 2.0, 4.0)]
-        fine, coarse = ((a - b).norm(dim=1) for a, b in zip(fields[:-1], fields[1:], strict=True))
+        fine, coarse = ((a - b).norm(dim=1) for a, b in itertools.pairwise(fields))
         assert coarse.square().mean().sqrt() < 0.3
         assert coarse.max() < 2.5
         assert fine.square().mean().sqrt() < 0.06

@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from generation_helpers import seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.interpolate import RegularGridInterpolator
 
+from generation_helpers import seeded
 from synthseg.errors import ShapeError
 from synthseg.generation.intensity import (
     BiasDraw,
@@ -43,7 +43,9 @@ def test_every_class_has_the_mean_and_deviation_that_were_drawn(seed: int) -> No
 
 def test_a_class_of_zero_deviation_is_exactly_its_mean() -> None:
     classes = torch.tensor([[[[0, 1]]]])
-    image = sample_mixture(classes, torch.tensor([[3.0, 7.0]]), torch.zeros(1, 2), torch.randn(1, 1, 1, 1, 2, generator=seeded(0)))
+    image = sample_mixture(
+        classes, torch.tensor([[3.0, 7.0]]), torch.zeros(1, 2), torch.randn(1, 1, 1, 1, 2, generator=seeded(0))
+    )
     assert image.flatten().tolist() == [3.0, 7.0]
 
 

@@ -55,7 +55,7 @@ def test_a_network_holds_the_tensors_of_the_reference():
     assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-3, 0.01)}
 
 
-# The independent forward: numpy arrays [X, Y, Z, C] in double precision, kernels [kx, ky, kz, in, out] as Keras has them.
+# The independent forward: double precision, arrays [X, Y, Z, C] and kernels [kx, ky, kz, in, out] as Keras has them.
 
 
 def keras_kernel(conv: nn.Conv3d) -> tuple[np.ndarray, np.ndarray]:

@@ -15,13 +15,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from training_helpers import LinearTask, assert_same_bits, cut, quiet, run, state_of, tiny_recipe
 
 from synthseg.errors import TrainingError
 from synthseg.training import SegmentationTask
 from synthseg.training.logs import COLUMNS, RunLog, duration
 from synthseg.training.task import element_generator
 from synthseg.weights import load_weights
+from training_helpers import LinearTask, assert_same_bits, cut, quiet, run, state_of, tiny_recipe
 
 CPU = torch.device("cpu")
 
@@ -135,7 +135,9 @@ def test_an_interval_of_left_out_steps_logs_no_loss_of_zero(tmp_path: Path):
 
 def test_twenty_in_a_row_stop_the_run_with_a_way_out(tmp_path: Path):
     recipe = tiny_recipe(tmp_path, optimizer={"steps": 50}, network={"features": 1})
-    with pytest.raises(TrainingError, match=r"run: found 20 steps in a row without a finite loss.*Fix: resume with a lower"):
+    with pytest.raises(
+        TrainingError, match=r"run: found 20 steps in a row without a finite loss.*Fix: resume with a lower"
+    ):
         run(recipe, tmp_path / "run", task_of=failing(range(5, 50), "loss"))
     bad = [n for n in range(5, 43) if n != 24]  # 19, a good one, 18
     assert run(recipe, tmp_path / "broken", task_of=failing(bad, "loss")).finished

@@ -52,9 +52,15 @@ DATA = '[data]\nbank = "b"\n'
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (DATA + "[optimizer]\nlearningrate = 1\n", r"mine.toml.optimizer: found unknown key 'learningrate'.*did you mean"),
+        (
+            DATA + "[optimizer]\nlearningrate = 1\n",
+            r"mine.toml.optimizer: found unknown key 'learningrate'.*did you mean",
+        ),
         (DATA + "[optimiser]\nsteps = 1\n", r"mine.toml: found unknown key 'optimiser'. Fix: did you mean 'optimizer'"),
-        (DATA + "[generation.bias]\nmaxstd = 1\n", r"mine.toml: generation.bias: found unknown key 'maxstd'.*'max_std'"),
+        (
+            DATA + "[generation.bias]\nmaxstd = 1\n",
+            r"mine.toml: generation.bias: found unknown key 'maxstd'.*'max_std'",
+        ),
         (DATA + '[optimizer]\nsteps = "many"\n', r"mine.toml.optimizer.steps: found 'many'"),
         (DATA + "[optimizer]\nsteps = 0\n", r"optimizer.steps: found 0"),
         (DATA + "[optimizer]\nlearning_rate = nan\n", r"optimizer.learning_rate: found nan"),
@@ -65,7 +71,10 @@ DATA = '[data]\nbank = "b"\n'
         (DATA + '[optimizer]\nschedule = "step"\n', r"mine.toml.optimizer.schedule: found 'step'. Fix: choose one of"),
         (DATA + "[output]\nlog_every = 0\n", r"output.log_every: found 0. Fix: give at least 1"),
         (DATA + "validate_every = 0\n", r"data.validate_every: found 0. Fix: give at least 1"),
-        (DATA + '[generation]\npreset = "papre"\n', r"generation.preset: found 'papre'. Fix: choose one of paper, original"),
+        (
+            DATA + '[generation]\npreset = "papre"\n',
+            r"generation.preset: found 'papre'. Fix: choose one of paper, original",
+        ),
         (DATA + "[generation]\npreset = [1]\n", r"generation.preset: found \[1\]"),
         ("generation = 3\n" + DATA, r"mine.toml: generation: found 3. Fix: write a table"),
         ('folder = "x"\n' + DATA, r"unknown key 'folder'"),
@@ -93,14 +102,19 @@ def test_a_missing_recipe_is_named(tmp_path: Path):
 
 def test_a_missing_bank_is_named(tmp_path: Path):
     read = load_recipe(recipe(tmp_path, '[data]\nbank = "absent.safetensors"\n'))
-    with pytest.raises(TrainingError, match=r"absent.safetensors: found no such file. Fix: make it with: synthseg bank"):
+    with pytest.raises(
+        TrainingError, match=r"absent.safetensors: found no such file. Fix: make it with: synthseg bank"
+    ):
         SegmentationTask(read, CPU)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"generation": {"grid": {"shape": [16, 16, 17]}}}, r"generation.grid.shape: found \[16, 16, 17\].*multiples of 2"),
+        (
+            {"generation": {"grid": {"shape": [16, 16, 17]}}},
+            r"generation.grid.shape: found \[16, 16, 17\].*multiples of 2",
+        ),
         ({"network": {"out_channels": 5}}, r"network.out_channels: found 1 inputs and 5 outputs.*tiny.*4 outputs"),
         ({"network": {"in_channels": 2}}, r"found 2 inputs and 4 outputs.*needs 1 input"),
         ({"data": {"map_weights": [1.0]}}, r"map_weights: found 1 weights for 2 maps"),

@@ -127,7 +127,9 @@ def test_a_finished_run_resumed_does_nothing_twice(tmp_path: Path):
 @pytest.mark.parametrize("network", [{"features": 6}, {"levels": 3}])
 def test_another_network_is_refused(tmp_path: Path, network: dict[str, int]):
     run(cut(tiny_recipe(tmp_path), 1), tmp_path / "run")
-    with pytest.raises(TrainingError, match=r"step-00000001: found another network .*Fix: keep the recipe's \[network\]"):
+    with pytest.raises(
+        TrainingError, match=r"step-00000001: found another network .*Fix: keep the recipe's \[network\]"
+    ):
         run(tiny_recipe(tmp_path, network=network), tmp_path / "run", resume=True)
 
 

@@ -6,6 +6,7 @@ travels to a bare GPU machine; nothing in it is ever executed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -130,7 +131,8 @@ class LabelBank:
         except (OSError, SafetensorError) as error:
             raise TrainingError(path, found=f"no way to write it ({error})", fix="choose a writable place") from error
         finally:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # below a file instead of a folder there is nothing to remove
+                part.unlink(missing_ok=True)
         return path
 
     @classmethod

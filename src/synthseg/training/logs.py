@@ -22,10 +22,12 @@ class RunLog:
         rows = [row for row in _read(self.path) if int(row["step"]) <= resume_step] if resume_step else []
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with self.path.open("w", newline="", encoding="utf-8") as file:
+            part = self.path.with_name(f".{self.path.name}.part")
+            with part.open("w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, COLUMNS)
                 writer.writeheader()
                 writer.writerows(rows)
+            part.replace(self.path)
         except OSError as error:
             raise TrainingError(
                 folder, found=f"no way to write the log ({error})", fix="choose a writable folder"
@@ -51,11 +53,13 @@ class RunLog:
             self.board.close()
 
 
-def _read(path: Path) -> list[dict[str, str]]:
+def _read(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if (row.get("step") or "").isdigit()]
+        read = [{column: row.get(column) for column in COLUMNS} for row in csv.DictReader(file)]
+    whole = [row for row in read if None not in row.values()]  # a power cut can leave half a line
+    return [row for row in whole if (row["step"] or "").isdigit()]
 
 
 def _short(value: Any) -> Any:

@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from synthseg.errors import TrainingError
 from synthseg.training.checkpoint import Progress, list_checkpoints, load_checkpoint, save_checkpoint
-from synthseg.training.distributed import World, join_world, share_batch_norm
+from synthseg.training.distributed import World, join_world, share_batch_norm, spread
 from synthseg.training.export import start_from
 from synthseg.training.logs import RunLog, duration
 from synthseg.training.recipe import Recipe
@@ -74,9 +74,9 @@ def train(
     with join_world(options.device) as world:
         _require_free(options)
         torch.manual_seed(recipe.optimizer.seed)  # initial weights only
-        session = _Session(recipe, options, world, task_of(recipe, world.device))
+        task = task_of(recipe, world.device)
         with _StopOnSignal() as stop:
-            return session.run(stop)
+            return _Session(recipe, options, world, task).run(stop)
 
 
 def _require_free(options: RunOptions) -> None:
@@ -168,7 +168,7 @@ class _Session:
             return self.network
         share_batch_norm(self.network)
         ids = [self.world.device.index] if self.world.device.type == "cuda" else None
-        return DistributedDataParallel(self.network, device_ids=ids, broadcast_buffers=False)
+        return spread(self.network, ids)
 
     def run(self, stop: _StopOnSignal) -> RunResult:
         """Steps until done or asked to stop, with checkpoints between."""
