@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import settings
+
+from volume_files import make_head
 
 settings.register_profile("synthseg", deadline=None)  # torch's first call alone breaks the default of 200 ms
 settings.load_profile("synthseg")
@@ -25,3 +28,9 @@ def shared() -> Path:
     if folder is None:
         pytest.skip("no real data: set SYNTHSEG_SHARED to the folder that holds data/")
     return folder
+
+
+@pytest.fixture
+def head() -> np.ndarray:
+    """[12, 13, 14] int16 with values to tell voxels apart by."""
+    return make_head()

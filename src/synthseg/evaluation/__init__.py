@@ -5,8 +5,9 @@ Names load on first use, so that importing this package alone loads neither niba
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from synthseg.lazy import lazy_names
 
 if TYPE_CHECKING:
     from synthseg.evaluation.folders import Evaluation, Failure, evaluate_folders
@@ -35,17 +36,13 @@ __all__ = [
     "write_scores",
 ]
 
-_ROOM = {
-    "folders": ("Evaluation", "Failure", "evaluate_folders"),
-    "mapping": ("LabelMapping", "read_mapping"),
-    "pairing": ("FilePair", "Pairing", "pair_files"),
-    "scoring": ("EvaluationConfig", "PairScores", "ScoreRow", "evaluate_pair"),
-    "tables": ("ScanSummary", "StructureSummary", "Summary", "summarise", "write_scores"),
-}
-
-
-def __getattr__(name: str) -> object:
-    for module, names in _ROOM.items():
-        if name in names:
-            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "folders": ("Evaluation", "Failure", "evaluate_folders"),
+        "mapping": ("LabelMapping", "read_mapping"),
+        "pairing": ("FilePair", "Pairing", "pair_files"),
+        "scoring": ("EvaluationConfig", "PairScores", "ScoreRow", "evaluate_pair"),
+        "tables": ("ScanSummary", "StructureSummary", "Summary", "summarise", "write_scores"),
+    },
+)

@@ -5,8 +5,9 @@ Names are imported on first use, so that importing this package does not load to
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from synthseg.lazy import lazy_names
 
 if TYPE_CHECKING:
     from synthseg.inference.batch import BatchOptions, BatchResult, Outcome, run_batch
@@ -36,22 +37,18 @@ __all__ = [
     "segment",
 ]
 
-_HOME = {
-    "batch": ("BatchOptions", "BatchResult", "Outcome", "run_batch"),
-    "config": ("MODES", "InferenceConfig"),
-    "discovery": ("Job", "discover", "plan_jobs"),
-    "model": ("Model", "load_model"),
-    "outputs": ("Outputs",),
-    "segmentation": ("Segmentation",),
-    "segmenter": ("Segmenter", "Want", "segment"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _HOME.items():
-        if name in names:
-            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "batch": ("BatchOptions", "BatchResult", "Outcome", "run_batch"),
+        "config": ("MODES", "InferenceConfig"),
+        "discovery": ("Job", "discover", "plan_jobs"),
+        "model": ("Model", "load_model"),
+        "outputs": ("Outputs",),
+        "segmentation": ("Segmentation",),
+        "segmenter": ("Segmenter", "Want", "segment"),
+    },
+)
 
 
 def __dir__() -> list[str]:

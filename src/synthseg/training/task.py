@@ -26,28 +26,22 @@ class Task(Protocol):
 
     def build_network(self) -> nn.Module:
         """A freshly initialised network."""
-        ...
 
     def batch(self, step: int, elements: Sequence[int]) -> Any:
         """The elements (numbered over all processes and micro-steps) of a step; the same for the same numbers."""
-        ...
 
     def loss(self, network: nn.Module, batch: Any, step: int) -> Tensor:
         """Scalar loss of a batch, averaged over its elements."""
-        ...
 
     def validate(self, network: nn.Module) -> dict[str, float]:
         """Scores on real scans (empty without any); key ``dice`` chooses the best weights."""
-        ...
 
     @property
     def output_protocol(self) -> LabelProtocol:
         """What the output channels mean."""
-        ...
 
     def card(self, facts: dict[str, Any]) -> dict[str, Any]:
         """A weights' card: the task's protocol, architecture and data, with the run's own facts."""
-        ...
 
 
 def element_generator(seed: int, step: int, element: int, device: torch.device) -> torch.Generator:

@@ -5,8 +5,9 @@ Names load on first use: ``import synthseg.volumes.grid`` (what training needs) 
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from synthseg.lazy import lazy_names
 
 if TYPE_CHECKING:
     from synthseg.volumes.orient import Orientation, from_ras, to_ras
@@ -37,18 +38,14 @@ __all__ = [
     "write_volume",
 ]
 
-_ROOM = {
-    "orient": ("Orientation", "from_ras", "to_ras"),
-    "read": ("read_volume",),
-    "resample": ("resample_to_spacing", "reslice"),
-    "volume": ("VOLUME_EXTENSIONS", "Volume", "is_volume_path", "strip_extension"),
-    "window": ("Window", "bounding_box", "center_window", "crop_pad", "uncrop_pad"),
-    "write": ("atomic_file", "write_array4d", "write_volume"),
-}
-
-
-def __getattr__(name: str) -> object:
-    for module, names in _ROOM.items():
-        if name in names:
-            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "orient": ("Orientation", "from_ras", "to_ras"),
+        "read": ("read_volume",),
+        "resample": ("resample_to_spacing", "reslice"),
+        "volume": ("VOLUME_EXTENSIONS", "Volume", "is_volume_path", "strip_extension"),
+        "window": ("Window", "bounding_box", "center_window", "crop_pad", "uncrop_pad"),
+        "write": ("atomic_file", "write_array4d", "write_volume"),
+    },
+)

@@ -5,8 +5,9 @@ Names load on first use, so that importing this package, or listing weights, doe
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from synthseg.lazy import lazy_names
 
 if TYPE_CHECKING:
     from synthseg.weights.card import make_card
@@ -31,16 +32,12 @@ __all__ = [
     "verify_weights",
 ]
 
-_ROOM = {
-    "card": ("make_card",),
-    "files": ("Weights", "load_weights", "save_weights"),
-    "network": ("Verification", "build_network", "protocol_of", "require_protocol", "verify_weights"),
-    "store": ("DEFAULT_NAME", "SHIPPED_DIR", "WeightsEntry", "find_weights", "list_weights"),
-}
-
-
-def __getattr__(name: str) -> object:
-    for module, names in _ROOM.items():
-        if name in names:
-            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "card": ("make_card",),
+        "files": ("Weights", "load_weights", "save_weights"),
+        "network": ("Verification", "build_network", "protocol_of", "require_protocol", "verify_weights"),
+        "store": ("DEFAULT_NAME", "SHIPPED_DIR", "WeightsEntry", "find_weights", "list_weights"),
+    },
+)
