@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from synthseg.errors import OutputError
-from synthseg.volumes import Volume, atomic_file, read_volume, write_array4d, write_volume
+from synthseg.files import atomic_file
+from synthseg.volumes import Volume, read_volume, write_array4d, write_volume
 
 NAMES = ["a.nii", "a.nii.gz", "a.mgz", "a.mgh", "a.npz"]
 OBLIQUE = nib.affines.from_matvec(

@@ -26,8 +26,9 @@ def inspect_command(
 ) -> None:
     """List the values in your label maps and propose a table: sides, partners and classes, for you to correct."""
     from synthseg.errors import OutputError
+    from synthseg.files import atomic_file
     from synthseg.labels.inspect import inspect_folder
-    from synthseg.volumes import atomic_file, is_volume_path
+    from synthseg.volumes import is_volume_path
 
     if out is not None and out.exists() and not overwrite:
         raise OutputError(out, found="an existing file", fix="choose another name, or add --overwrite")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from synthseg.errors import UsageError
 from synthseg.evaluation.scoring import ScoreRow
-from synthseg.volumes.write import atomic_file
+from synthseg.files import atomic_file
 
 COLUMNS = tuple(field.name for field in fields(ScoreRow))
 _DELIMITERS = {".tsv": "\t", ".csv": ","}

@@ -6,10 +6,8 @@ travels to a bare GPU machine; nothing in it is ever executed.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,10 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from synthseg.errors import LabelError, ShapeError, SynthsegError, TrainingError
+from synthseg.files import atomic_file
 from synthseg.labels.protocol import LabelProtocol
 
 _FORMAT = "synthseg-bank-1"
@@ -123,16 +122,8 @@ class LabelBank:
         header: dict[str, Any] = {"format": _FORMAT, "names": list(self.names), "protocol": self.protocol.name}
         header["description"] = self.protocol.description
         header["rows"] = self.protocol.to_rows()
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, part, metadata={"bank": json.dumps(header)})
-            part.replace(path)
-        except (OSError, SafetensorError) as error:
-            raise TrainingError(path, found=f"no way to write it ({error})", fix="choose a writable place") from error
-        finally:
-            with contextlib.suppress(OSError):  # below a file instead of a folder there is nothing to remove
-                part.unlink(missing_ok=True)
+        with atomic_file(path) as file:
+            file.write(save(tensors, metadata={"bank": json.dumps(header)}))
         return path
 
     @classmethod

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from synthseg.errors import ConfigError, TrainingError
+from synthseg.files import atomic_file
 from synthseg.generation.acquisition import AcquisitionDraw, apply_acquisition, draw_acquisition
 from synthseg.generation.anatomy import (
     AnatomyDraw,
@@ -89,15 +90,13 @@ class PairDraw(NamedTuple):
 
     def save(self, path: str | Path) -> None:
         """Write as safetensors, one tensor a parameter, named ``stage.parameter``."""
-        save_file(
-            {
-                f"{name}.{key}": tensor.contiguous().cpu()
-                for name, stage in self._asdict().items()
-                for key, tensor in stage._asdict().items()
-            },
-            path,
-            metadata={"draw": json.dumps({"format": "synthseg-draw-1"})},
-        )
+        tensors = {
+            f"{name}.{key}": tensor.contiguous().cpu()
+            for name, stage in self._asdict().items()
+            for key, tensor in stage._asdict().items()
+        }
+        with atomic_file(path) as file:
+            file.write(save(tensors, metadata={"draw": json.dumps({"format": "synthseg-draw-1"})}))
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> PairDraw:

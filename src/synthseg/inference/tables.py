@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from synthseg.errors import UsageError
-from synthseg.volumes import atomic_file
+from synthseg.files import atomic_file
 
 Row = Mapping[str, float]  # structure name -> mm3, the total first
 TABLE_SUFFIXES = (".csv", ".tsv")

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from synthseg.errors import ShapeError, UsageError
+from synthseg.files import atomic_file
 from synthseg.inference.structures import Structure
-from synthseg.volumes import Volume, atomic_file, to_ras
+from synthseg.volumes import Volume, to_ras
 
 OPACITY = 0.5
 PLANES = ("sagittal", "coronal", "axial")  # cut across RAS axes 0, 1, 2

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from synthseg.errors import UsageError
+from synthseg.files import atomic_file
 from synthseg.generation.write import WrittenPair
 from synthseg.labels.protocol import LabelProtocol
-from synthseg.volumes import atomic_file
 
 MAX_ROWS = 12  # of the figure; more pairs are written but not drawn
 

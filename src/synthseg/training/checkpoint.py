@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn, optim
 
 from synthseg.errors import TrainingError
@@ -55,7 +55,7 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str
             shards[-1][name] = tensor
             size += tensor.nbytes
         for n, shard in enumerate(shards):
-            save_file(shard, part / f"{n:04d}.safetensors")
+            (part / f"{n:04d}.safetensors").write_bytes(save(shard))
         index = {"format": format_name, "shards": len(shards), **facts}
         (part / "index.json").write_text(json.dumps(index, indent=1), encoding="utf-8")
         for file in part.iterdir():  # on disk before the name says so

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
 from synthseg.errors import TrainingError
+from synthseg.files import atomic_file
 from synthseg.generation.intensity import stretch_percentiles
 from synthseg.labels.protocol import LabelProtocol
 
@@ -52,17 +53,14 @@ class ValidationSet:
                 )
 
     def save(self, path: str | Path) -> Path:
-        """Write one safetensors file (images in half precision). Raises TrainingError if it cannot be written."""
+        """Write one safetensors file (images in half precision). Raises OutputError if it cannot be written."""
         tensors = {}
         for n, (image, target) in enumerate(zip(self.images, self.targets, strict=True)):
             tensors[f"image.{n}"] = image.half().contiguous()
             tensors[f"target.{n}"] = target.contiguous()
         header = {"format": _FORMAT, "names": self.names, "spacing_mm": self.spacing_mm, "targets": self.target_values}
-        try:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, path, metadata={"validation": json.dumps(header)})
-        except (OSError, SafetensorError) as error:
-            raise TrainingError(path, found=f"no way to write it ({error})", fix="choose a writable place") from error
+        with atomic_file(path) as file:
+            file.write(save(tensors, metadata={"validation": json.dumps(header)}))
         return Path(path)
 
 

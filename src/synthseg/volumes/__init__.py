@@ -15,14 +15,13 @@ if TYPE_CHECKING:
     from synthseg.volumes.resample import resample_to_spacing, reslice
     from synthseg.volumes.volume import VOLUME_EXTENSIONS, Volume, is_volume_path, strip_extension
     from synthseg.volumes.window import Window, bounding_box, center_window, crop_pad, uncrop_pad
-    from synthseg.volumes.write import atomic_file, write_array4d, write_volume
+    from synthseg.volumes.write import write_array4d, write_volume
 
 __all__ = [
     "VOLUME_EXTENSIONS",
     "Orientation",
     "Volume",
     "Window",
-    "atomic_file",
     "bounding_box",
     "center_window",
     "crop_pad",
@@ -46,6 +45,6 @@ __getattr__ = lazy_names(
         "resample": ("resample_to_spacing", "reslice"),
         "volume": ("VOLUME_EXTENSIONS", "Volume", "is_volume_path", "strip_extension"),
         "window": ("Window", "bounding_box", "center_window", "crop_pad", "uncrop_pad"),
-        "write": ("atomic_file", "write_array4d", "write_volume"),
+        "write": ("write_array4d", "write_volume"),
     },
 )

@@ -6,14 +6,9 @@ target sees a complete file, also after a crash or a full disk. The bytes depend
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import json
-import os
-import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from io import BufferedWriter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,51 +18,11 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from synthseg.errors import OutputError
+from synthseg.files import atomic_file
 from synthseg.volumes.volume import VOLUME_EXTENSIONS, Volume, extension_of
 
 _COMMENT = 6  # NIfTI extension code for plain text
 _MGH_DTYPES = (np.uint8, np.int16, np.int32, np.float32)  # all that FreeSurfer's format holds
-
-
-@contextmanager
-def atomic_file(path: str | Path) -> Iterator[BufferedWriter]:
-    """A binary file to write to, which takes the name ``path`` only once it is complete.
-
-    Missing folders are made. If anything fails inside the ``with`` block, the target stays as it was and nothing is
-    left beside it.
-
-    Raises: OutputError if the folder or file cannot be written, or the disk is full.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise OutputError(path, found="a folder where a file should be written", fix="give a file name inside it")
-    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with part.open("xb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-            _sync_folder(path.parent)
-        except BaseException:
-            with contextlib.suppress(OSError):  # the first failure is the one to tell about
-                part.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        fix = "check the folder's permissions and free space, or write elsewhere"
-        raise OutputError(path, found=f"no way to write it ({error.strerror or error})", fix=fix) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the renaming itself survive a power cut, where the system can (not on Windows or some network disks)."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def write_volume(volume: Volume, path: str | Path, *, dtype: Any = None, header_like: str | Path | None = None) -> Path:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from synthseg.errors import OutputError, WeightsError
+from synthseg.errors import WeightsError
+from synthseg.files import atomic_file
 from synthseg.weights.card import complete_card, decode_card, encode_card, refuse_foreign, unreadable
 from synthseg.weights.store import SUFFIX, find_weights
 
@@ -59,7 +58,8 @@ def save_weights(
         raise WeightsError(path, found="no tensors to save", fix="give the network's state_dict()")
     stored = {name: _to_stored(name, tensor, half, path) for name, tensor in tensors.items()}
     whole = complete_card(card, sha256=hash_tensors(stored), subject=path)
-    _write_atomically(path, save(stored, encode_card(whole, path)))
+    with atomic_file(path) as file:
+        file.write(save(stored, encode_card(whole, path)))
     return path
 
 
@@ -111,22 +111,3 @@ def _to_stored(name: str, tensor: Tensor, half: bool, path: Path) -> Tensor:
         largest = float(tensor.abs().max())
         raise WeightsError(path, found=f"{largest:.3g} in {name}, beyond float16", fix="save with half=False")
     return stored
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)  # temporary files are private by default
-        temporary.replace(path)
-    except OSError as error:
-        fix = "check that the folder can be written to and the disk is not full"
-        raise OutputError(path, found=f"that it cannot be written ({error})", fix=fix) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
