@@ -150,7 +150,9 @@ def refuse_foreign(path: Path) -> None:
         what = "a folder" if path.is_dir() else "no such file"
         raise WeightsError(path, found=what, fix="check the path; `synthseg weights list` shows the known names")
     with path.open("rb") as file:
-        start = file.read(8)
+        start = file.read(9)
+    if start[8:] == b"{":  # safetensors: eight bytes of header length (which may begin like a pickle), then JSON
+        return
     suffix = path.suffix.lower()
     if start.startswith(b"\x89HDF") or suffix in (".h5", ".hdf5", ".keras"):
         found = "a Keras HDF5 file"
