@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
 import struct
 import subprocess
@@ -21,7 +22,7 @@ from torch import Tensor
 from synthseg.errors import OutputError, WeightsError
 from synthseg.labels import load_protocol
 from synthseg.networks import UNet, UNetConfig
-from synthseg.weights import files, store
+from synthseg.weights import store
 from synthseg.weights.card import METADATA_CARD, METADATA_CARD_HASH, make_card, read_card
 from synthseg.weights.files import hash_tensors, load_weights, save_weights
 from synthseg.weights.network import build_network, protocol_of, require_protocol, verify_weights
@@ -261,7 +262,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     def full_disk(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", full_disk)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OutputError, match="No space left"):
         save_weights(saved, {name: tensor * 2 for name, tensor in tensors.items()}, small_card())
     assert saved.read_bytes() == before
