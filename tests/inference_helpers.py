@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from synthseg.inference import Model
+from synthseg.inference import BatchOptions, BatchResult, Model, Outputs, Segmenter, plan_jobs, run_batch
 from synthseg.labels import Label, LabelProtocol
 
 torch.set_num_threads(1)  # these volumes are so small that threads cost more than they bring
@@ -91,6 +91,31 @@ def save_scan(path: Path, data: np.ndarray, affine: np.ndarray | None = None) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(nib.Nifti1Image(data, phantom_affine() if affine is None else affine), path)
     return path
+
+
+NAMES = [  # of the volumes of small_protocol()'s structures, as tables list them
+    "total intracranial",
+    "left cerebral white matter",
+    "brain-stem",
+    "left hippocampus",
+    "csf",
+    "right cerebral white matter",
+    "right hippocampus",
+]
+COARSE = (2.0, 2.0, 2.0)
+
+
+def coarse_scan(path: Path, scale: float = 1.0) -> Path:
+    """A file of the phantom at 2 mm."""
+    return save_scan(path, phantom(spacing_mm=COARSE) * np.float32(scale), phantom_affine(COARSE))
+
+
+def run_scans(
+    segmenter: Segmenter, scans: list[Path], out: Path, outputs: Outputs | None = None, **options: object
+) -> BatchResult:
+    """Segment files as the command does; ``options`` are those of :class:`BatchOptions`."""
+    outputs = outputs or Outputs()
+    return run_batch(segmenter, plan_jobs(scans, out, outputs), outputs, BatchOptions(**options))  # type: ignore[arg-type]
 
 
 def save_random_weights(path: Path, features: int = 2) -> Path:

@@ -133,10 +133,14 @@ def test_ignored_voxels_count_for_neither_map(tmp_path: Path) -> None:
     truth[:3] = 255
     predicted[0] = 2
     paths = save(tmp_path / "p.nii", predicted), save(tmp_path / "t.nii", truth)
-    row = by_label(evaluate_pair(*paths, CLOSE).rows)[2]
+    result = evaluate_pair(*paths, CLOSE)
+    assert f"{3 * 12 * 11} voxels (21 %) have the value 255 in the truth: not scored, in neither map" in result.notes
+    row = by_label(result.rows)[2]
     assert row.dice == 1
     assert row.volume_predicted_mm3 == row.volume_truth_mm3
-    assert by_label(evaluate_pair(*paths, replace(CLOSE, ignore_value=None)).rows)[2].dice < 1
+    scored = evaluate_pair(*paths, replace(CLOSE, ignore_value=None))
+    assert by_label(scored.rows)[2].dice < 1
+    assert not any("not scored" in note for note in scored.notes)
 
 
 def test_the_truth_can_be_converted_first(tmp_path: Path) -> None:

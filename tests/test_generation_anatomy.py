@@ -10,14 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
-from torch import Tensor
 
 from generation_helpers import LESIONS, PROTOCOL, STRIPPED, blobby_map, seeded, small_bank, still, values_of
-from synthseg.errors import ConfigError
 from synthseg.generation import GenerativeModel, LabelBank, PairDraw
-from synthseg.generation.anatomy import AnatomyTables, flip_labels, map_center, sample_labels
+from synthseg.generation.anatomy import flip_labels, map_center, sample_labels
 from synthseg.generation.config import AnatomyPrior, GridPrior
-from synthseg.labels.protocol import load_protocol
 
 BANK = small_bank()
 PARTNER = torch.as_tensor(PROTOCOL.partner_index)
@@ -214,11 +211,6 @@ def test_skull_stripping_removes_exactly_the_labels_outside_the_brain() -> None:
     np.testing.assert_array_equal(values_of(model.labels(switched(draw, strip=False, strip_csf=True))), whole)
 
 
-def test_the_default_list_of_stripped_labels_is_the_protocols_extra_cerebral_ones() -> None:
-    extra = [int(label.value) for label in PROTOCOL.labels if label.value >= 500]
-    assert tuple(extra) == AnatomyPrior().strip_values == STRIPPED
-
-
 def test_targets_are_the_protocols_look_up() -> None:
     model = GenerativeModel(still((24, 26, 28), anatomy=AnatomyPrior()), BANK)
     draw = model.draw(4, rng=seeded(6))
@@ -226,19 +218,3 @@ def test_targets_are_the_protocols_look_up() -> None:
     assert target.dtype == torch.int64
     by_value = {label.value: int(np.searchsorted(PROTOCOL.target_values, label.target)) for label in PROTOCOL.labels}
     np.testing.assert_array_equal(target.numpy(), np.vectorize(by_value.get)(values_of(model.labels(draw))))
-
-
-def test_tables_leave_labels_that_a_protocol_lacks_alone() -> None:
-    feta = load_protocol("feta")
-    tables = AnatomyTables.of(feta, AnatomyPrior(), torch.device("cpu"))
-    every: Tensor = torch.arange(len(feta))
-    assert torch.equal(tables.lesion_host, every)
-    assert torch.equal(tables.paste_as, every)
-    assert not tables.lesion.any()
-
-
-def test_a_lesion_without_a_labelled_host_is_refused() -> None:
-    labels = [dataclasses.replace(label, target=900) if label.value in (25, 57) else label for label in PROTOCOL.labels]
-    protocol = dataclasses.replace(PROTOCOL, labels=tuple(labels))
-    with pytest.raises(ConfigError, match=r"lesion_values: found lesion 25 whose target 900 is no label"):
-        AnatomyTables.of(protocol, AnatomyPrior(), torch.device("cpu"))

@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from generation_helpers import PROTOCOL, blobby_map, small_bank
-from synthseg.errors import LabelError, ShapeError, TrainingError
+from synthseg.errors import LabelError, OutputError, ShapeError, TrainingError
 from synthseg.generation import LabelBank
 from synthseg.generation.pack import cut_background, pack_files
 from synthseg.labels.protocol import Label, LabelProtocol
@@ -128,7 +128,7 @@ def test_a_missing_file_is_named_with_the_command_that_makes_one(tmp_path: Path)
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(TrainingError, match=r"bank\.safetensors: found no way to write it"):
+    with pytest.raises(OutputError, match=r"bank\.safetensors: found no way to write it"):
         small_bank().save(tmp_path / "file" / "bank.safetensors")
 
 

@@ -172,16 +172,32 @@ def test_a_segmentation_without_any_structure_is_an_error():
 
 
 def test_invariants_catch_unknown_labels_and_volumes_that_do_not_add_up():
-    good = Segmenter(band_model()).segment(Volume(phantom(), phantom_affine()))
-    check_invariants(good)
+    good = Segmenter(band_model()).segment(Volume(phantom(), phantom_affine()), Want(posteriors=True))
+    assert good.posteriors is not None
+    brain = float((1 - good.posteriors.data[0].astype(float)).sum())  # voxels of 1 mm3
+    check_invariants(good, brain)
     data = good.labels.data.copy()
     data[0, 0, 0] = 99
     with pytest.raises(InvariantError, match=r"labels \[99\] outside the protocol"):
-        check_invariants(replace(good, native=replace(good.labels, data=data)))
-    with pytest.raises(InvariantError, match="add up to"):
-        check_invariants(replace(good, total_mm3=good.total_mm3 * 1.01))
+        check_invariants(replace(good, native=replace(good.labels, data=data)), brain)
+    with pytest.raises(InvariantError, match="a total of"):
+        check_invariants(replace(good, total_mm3=good.total_mm3 * 1.01), brain)
+    lost = {value: volume for value, volume in good.volumes_mm3.items() if value != 17}
+    with pytest.raises(InvariantError, match="volumes that add up to"):
+        check_invariants(replace(good, volumes_mm3=lost, total_mm3=sum(lost.values())), brain)
     with pytest.raises(InvariantError, match="not numbers"):
-        check_invariants(replace(good, volumes_mm3={**good.volumes_mm3, 2: float("nan")}))
+        check_invariants(replace(good, volumes_mm3={**good.volumes_mm3, 2: float("nan")}), brain)
+
+
+def test_posteriors_that_are_not_normalised_are_stopped(monkeypatch):
+    def half(data):
+        data[1:] *= (
+            0.5  # what a mistake in the clean-up would look like: the structures lose, the background does not win
+        )
+
+    monkeypatch.setattr("synthseg.inference.postprocess.normalise", half)
+    with pytest.raises(InvariantError, match="are not background"):
+        Segmenter(band_model()).segment(Volume(phantom(), phantom_affine()))
 
 
 def test_structures_can_be_chosen_and_sides_merged():

@@ -11,10 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from inference_helpers import phantom, phantom_affine, save_random_weights, save_scan
+from inference_helpers import COARSE, coarse_scan, phantom, phantom_affine, save_random_weights, save_scan
 from synthseg.cli import main
-
-COARSE = (2.0, 2.0, 2.0)
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +33,6 @@ def command(weights, capsys):
         return int(exit_.value.code or 0), out, " ".join(err.split())
 
     return run
-
-
-def coarse_scan(path: Path) -> Path:
-    return save_scan(path, phantom(spacing_mm=COARSE), phantom_affine(COARSE))
 
 
 def test_a_folder_of_scans_becomes_labels_and_a_table(tmp_path, command):
@@ -174,7 +168,8 @@ def test_an_unusable_scan_is_named_with_what_was_found_and_the_fix(tmp_path, com
     code, _, err = command(path, "-o", tmp_path / "out")
     assert code == 1
     assert re.search(rf"{path}: found .*({said}).*Fix: ", err), err
-    assert not list((tmp_path / "out").glob("*"))
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["scan_synthseg_failed.json"]
+    assert f"kept in {tmp_path / 'out'}/*_synthseg_failed.json" in err
 
 
 def test_a_scan_of_600_cubed_is_refused_by_its_header(tmp_path, command):
@@ -228,6 +223,15 @@ def test_wrong_usage_is_exit_code_2(tmp_path, command, arguments, said):
     assert code == 2
     assert said in err
     assert not list(tmp_path.glob("out/*"))
+
+
+def test_an_overlay_without_matplotlib_is_refused_before_anything_is_done(tmp_path, command, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    code, said, err = command(coarse_scan(tmp_path / "a.nii.gz"), "-o", tmp_path / "out", "--overlay")
+    assert code == 2
+    assert "the overlay picture: found no matplotlib. Fix: install it" in err
+    assert said == ""
+    assert not (tmp_path / "out").exists()
 
 
 def test_two_scans_with_one_output_are_wrong_usage(tmp_path, command):

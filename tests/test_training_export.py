@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from synthseg.errors import LabelError, TrainingError, WeightsError
 from synthseg.labels.protocol import LabelProtocol, load_protocol
 from synthseg.networks import UNet, UNetConfig
+from synthseg.training import SegmentationTask
+from synthseg.training.checkpoint import list_checkpoints
 from synthseg.training.export import start_from, target_protocol
+from synthseg.training.validation import ValidationSet
 from synthseg.weights import build_network, load_weights, protocol_of, verify_weights
 from training_helpers import assert_same_bits, cut, run, save_bank, state_of, tiny_protocol, tiny_recipe
 
@@ -31,6 +36,50 @@ def test_another_table_leads_to_its_own_targets_in_channel_order():
     assert output.names == ("background", "left matter", "brain-stem", "right matter")
     assert output.partner_channel.tolist() == [0, 3, 2, 1]
     assert output.generation_classes.tolist() == [0, 2, 1, 3]  # closed up where the bone's class was
+
+
+def renamed(protocol: LabelProtocol, **changes: object) -> LabelProtocol:
+    """A table of one's own with a published one's rows, the last but one of which may be changed."""
+    rows = list(protocol.labels)
+    rows[-2] = dataclasses.replace(rows[-2], **changes)
+    return LabelProtocol("mine", "", tuple(rows))
+
+
+@pytest.mark.parametrize("name", ["synthseg-1.0", "synthseg-2.0", "feta"])
+def test_rows_that_mean_the_same_lead_to_the_published_table(name: str):
+    published = load_protocol(name)
+    assert target_protocol(renamed(published, color=(1, 2, 3), quality=0)) == published
+
+
+@pytest.mark.parametrize("changes", [{"name": "something else"}, {"topology": 77}])
+def test_rows_that_mean_something_else_are_no_published_table(changes: dict[str, object]):
+    output = target_protocol(renamed(load_protocol("feta"), **changes))
+    assert output.name == "mine-targets"
+    assert {field: getattr(output.labels[-2], field) for field in changes} == changes
+
+
+def test_values_alone_do_not_make_a_published_table():
+    # 0 to 7, the values of the foetal table, but with sides
+    first = load_protocol("feta").labels[0]
+    rows = [first]
+    for value in range(1, 8):
+        side, partner = ("neutral", 7) if value == 7 else (("left", "right")[(value + 1) % 2], (value - 1 ^ 1) + 1)
+        rows.append(
+            dataclasses.replace(
+                first,
+                value=value,
+                name=f"part {value}",
+                side=side,
+                partner=partner,
+                target=value,
+                generation_class=value,
+            )
+        )
+    output = target_protocol(LabelProtocol("sides", "", tuple(rows)))
+    assert output.values.tolist() == load_protocol("feta").values.tolist()
+    assert output.name == "sides-targets"
+    assert output.names[1:3] == ("part 1", "part 2")
+    assert output.partner_channel.tolist() == [0, 2, 1, 4, 3, 6, 5, 7]
 
 
 def test_a_published_table_used_for_training_leads_to_its_own_targets():
@@ -147,3 +196,71 @@ def test_a_resumed_run_does_not_start_over_from_the_given_weights(tmp_path: Path
 def test_missing_starting_weights_are_named(tmp_path: Path):
     with pytest.raises(WeightsError, match=r"absent.safetensors: found no such file"):
         run(tiny_recipe(tmp_path), tmp_path / "run", init=tmp_path / "absent.safetensors")
+
+
+# Where weights come from, and of which step their scores are
+
+
+def as_of_old(out: Path) -> None:
+    """Take from the newest checkpoint what those of earlier releases do not hold."""
+    file = list_checkpoints(out)[-1] / "index.json"
+    index = json.loads(file.read_text(encoding="utf-8"))
+    for key in ("scores_step", "started_from"):
+        del index["progress"][key]
+    del index["targets"]
+    file.write_text(json.dumps(index), encoding="utf-8")
+
+
+def test_the_card_keeps_what_a_run_started_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    first = run(cut(tiny_recipe(tmp_path), 2), tmp_path / "first").weights
+    assert first is not None
+    origin = {"name": "synthseg", "sha256": load_weights(first).card["sha256"], "steps": 2}
+    assert load_weights(first).card["started_from"] is None
+    recipe = tiny_recipe(tmp_path, optimizer={"seed": 8})
+    second = run(cut(recipe, 1), tmp_path / "second", init=first).weights
+    assert second is not None
+    assert load_weights(second).card["started_from"] == origin
+    run(cut(recipe, 2), tmp_path / "second", resume=True)
+    assert load_weights(second).card["started_from"] == origin
+    capsys.readouterr()
+    run(cut(recipe, 3), tmp_path / "second", resume=True, init=tmp_path / "no longer there.safetensors")
+    assert load_weights(second).card["started_from"] == origin
+    assert "weights to start from are not used again" in capsys.readouterr().err
+
+
+def test_an_old_checkpoint_goes_on_with_what_the_command_says_it_started_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    first = run(cut(tiny_recipe(tmp_path), 2), tmp_path / "first").weights
+    assert first is not None
+    recipe = tiny_recipe(tmp_path, optimizer={"seed": 8})
+    for name, given in (("told", first), ("untold", None)):
+        out = tmp_path / name
+        run(cut(recipe, 3), out, init=first)
+        as_of_old(out)
+        weights = run(recipe, out, resume=True, init=given).weights
+        assert weights is not None
+        found = load_weights(weights).card["started_from"]
+        assert (found or {}).get("sha256") == (load_weights(first).card["sha256"] if given else None)
+        said = capsys.readouterr().err
+        assert "step-00000003 does not name the labels of its channels: not compared" in said
+        assert ("step-00000003 does not say what the run started from" in said) == (given is not None)
+    run(recipe, tmp_path / "whole", init=first)
+    assert_same_bits(state_of(tmp_path / "told")[0], state_of(tmp_path / "whole")[0])
+
+
+def test_the_card_says_of_which_step_its_scores_are(tmp_path: Path):
+    class Scored(SegmentationTask):
+        def validate(self, network: nn.Module) -> dict[str, float]:  # noqa: ARG002
+            return {"dice": 0.5}
+
+    recipe = tiny_recipe(tmp_path, data={"validation": "v.safetensors", "validate_every": 2})
+    target = torch.ones((4, 4, 4), dtype=torch.uint8)
+    ValidationSet(("x",), (torch.zeros(4, 4, 4),), (target,), 1.0).save(tmp_path / "v.safetensors")
+    steps = []
+    for minutes in (0.0, 0.0, 0.0, None):  # a step each; then to the end
+        weights = run(recipe, tmp_path / "run", task_of=Scored, resume=True, max_minutes=minutes).weights
+        assert weights is not None
+        card = load_weights(weights).card
+        steps.append((card["steps"], card["scores_step"]))
+    assert steps == [(1, None), (2, 2), (3, 2), (6, 6)]

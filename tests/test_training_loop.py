@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from synthseg.errors import TrainingError
-from synthseg.training import SegmentationTask
+from synthseg.errors import TrainingError, UsageError
+from synthseg.training import RunOptions, SegmentationTask
 from synthseg.training.logs import COLUMNS, RunLog, duration
+from synthseg.training.memory import explain_lack_of_memory
 from synthseg.training.task import element_generator
 from synthseg.weights import load_weights
 from training_helpers import LinearTask, assert_same_bits, cut, quiet, run, state_of, tiny_recipe
@@ -168,6 +169,62 @@ def test_a_second_interrupt_is_obeyed_at_once_and_the_handlers_come_back(tmp_pat
         run(often, tmp_path / "run", task_of=Interrupted)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
     assert state_of(tmp_path / "run")[1]["progress"]["step"] == 2
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_a_number_of_threads_below_one_is_refused(threads: int):
+    with pytest.raises(UsageError, match=rf"threads: found {threads}. Fix: give at least 1"):
+        RunOptions(out=Path("run"), threads=threads)
+
+
+@pytest.mark.parametrize("minutes", [-1.0, math.nan])
+def test_a_time_limit_in_the_past_is_refused(minutes: float):
+    with pytest.raises(UsageError, match=r"max_minutes: found .*Fix: give 0 or more"):
+        RunOptions(out=Path("run"), max_minutes=minutes)
+
+
+# Out of memory
+
+
+def raising(error: BaseException) -> Any:
+    class Greedy(SegmentationTask):
+        def loss(self, network: nn.Module, batch: Any, step: int) -> Tensor:
+            if step == 2:
+                raise error
+            return super().loss(network, batch, step)
+
+    return Greedy
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
+        MemoryError(),
+    ],
+)
+def test_too_little_memory_is_a_message_with_a_way_out(tmp_path: Path, error: BaseException):
+    recipe = tiny_recipe(tmp_path, optimizer={"batch": 2}, output={"checkpoint_minutes": 0.0})
+    way = r"a smaller generation.grid.shape \(now 16 x 16 x 16\), or a smaller optimizer.batch \(now 2\)"
+    with pytest.raises(TrainingError, match=rf"memory: found too little.*Fix: try {way}.*--resume goes on") as caught:
+        run(recipe, tmp_path / "run", task_of=raising(error))
+    assert "\n" not in str(caught.value)
+    smaller = tiny_recipe(tmp_path, optimizer={"batch": 1, "accumulate": 2})
+    assert run(smaller, tmp_path / "run", resume=True).finished  # what the message says does work
+
+
+def test_torch_itself_out_of_memory_is_recognised(tmp_path: Path):
+    with (
+        pytest.raises(TrainingError, match=r"memory: found too little for a step \(.*allocate"),
+        explain_lack_of_memory(tiny_recipe(tmp_path)),
+    ):
+        torch.empty(2**60, dtype=torch.uint8)
+
+
+def test_another_error_is_not_taken_for_lack_of_memory(tmp_path: Path):
+    with pytest.raises(RuntimeError, match=r"^something else$"):
+        run(tiny_recipe(tmp_path), tmp_path / "run", task_of=raising(RuntimeError("something else")))
 
 
 # The log

@@ -122,18 +122,20 @@ def test_training_needs_torch_numpy_and_safetensors_only(tmp_path: Path):
 def test_a_mistake_in_a_process_is_a_message_and_a_code(tmp_path: Path):
     recipe = tmp_path / "wrong.toml"
     recipe.write_text('[data]\nbank = "b"\n[optimizer]\nstep = 3\n', encoding="utf-8")
-    for path, code in ((recipe, 2), (tmp_path / "absent.toml", 2)):
+    absent = tmp_path / "absent.toml"
+    for path, more, word in ((recipe, [], "wrong.toml"), (absent, [], "absent.toml"), (recipe, ["-1"], "threads")):
+        threads = ["--threads", *more] if more else []
         done = subprocess.run(
-            [sys.executable, "-m", "synthseg.training", str(path)],
+            [sys.executable, "-m", "synthseg.training", str(path), *threads],
             env=environment(),
             capture_output=True,
             text=True,
             timeout=60,
             check=False,
         )
-        assert done.returncode == code
+        assert done.returncode == 2
         assert done.stderr.startswith("error: ")
-        assert path.name in done.stderr
+        assert word in done.stderr
         assert "Traceback" not in done.stderr
 
 
@@ -186,6 +188,7 @@ WORKER = textwrap.dedent(
 CASES: dict[str, dict[str, Any]] = {
     "plain": {"loss": "dice", "absent": "count"},
     "accumulated, clipped, averaged, resumed": {"accumulate": 2, "clip_norm": 0.5, "ema_decay": 0.9},
+    "warm-up loss": {"wl2_steps": 4},
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from synthseg.errors import ConfigError, SynthsegError, TrainingError, UsageError
-from synthseg.generation.config import original, paper
+from synthseg.generation.config import PRESETS, original, paper
 from synthseg.training import SegmentationTask, load_recipe
 from synthseg.training.distributed import join_world
 from training_helpers import save_bank, tiny_protocol, tiny_recipe
@@ -96,8 +96,17 @@ def test_bytes_that_are_no_text_are_no_traceback(tmp_path: Path):
 
 
 def test_a_missing_recipe_is_named(tmp_path: Path):
-    with pytest.raises(ConfigError, match=r"absent.toml: found no such file"):
+    with pytest.raises(ConfigError, match=r"absent.toml: found no such file.*e.g. recipes/") as caught:
         load_recipe(tmp_path / "absent.toml")
+    suggested = str(caught.value).split("e.g. ")[1]
+    assert (REPOSITORY / suggested).is_file()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_is_spoken_of_and_read(tmp_path: Path, preset: str):
+    assert f'"{preset}"' in (load_recipe.__doc__ or "")
+    read = load_recipe(recipe(tmp_path, f'{DATA}[generation]\npreset = "{preset}"\n'))
+    assert read.generation == PRESETS[preset]()
 
 
 def test_a_missing_bank_is_named(tmp_path: Path):

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import csv
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from synthseg.errors import TrainingError
+from synthseg.errors import ConfigError, TrainingError
+from synthseg.generation.bank import LabelBank
+from synthseg.labels.protocol import LabelProtocol
 from synthseg.networks import UNet, UNetConfig
 from synthseg.training import SegmentationTask
-from synthseg.training.checkpoint import list_checkpoints, read_shards, save_checkpoint, write_shards
-from training_helpers import assert_same_bits, cut, run, state_of, tiny_recipe
+from synthseg.training.checkpoint import list_checkpoints, load_checkpoint, read_shards, save_checkpoint, write_shards
+from synthseg.training.resume import compare_recipes
+from training_helpers import assert_same_bits, cut, head, run, state_of, tiny_protocol, tiny_recipe
 
 RECIPES: dict[str, dict[str, Any]] = {
     "plain": {"optimizer": {"loss": "dice", "absent": "count"}},
@@ -124,13 +129,77 @@ def test_a_finished_run_resumed_does_nothing_twice(tmp_path: Path):
     assert (tmp_path / "run" / "log.csv").read_text(encoding="utf-8") == log
 
 
-@pytest.mark.parametrize("network", [{"features": 6}, {"levels": 3}])
-def test_another_network_is_refused(tmp_path: Path, network: dict[str, int]):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"network": {"features": 6}}, r"network.features: found 6, but 4 in step-00000001. Fix: set it back"),
+        ({"network": {"levels": 3}}, r"network.levels: found 3, but 2 in"),
+        ({"network": {"batch_norm_momentum": 0.1}}, r"network.batch_norm_momentum: found 0.1, but 0.01 in"),
+        (
+            {"generation": {"grid": {"shape": [16] * 3, "spacing_mm": 2.0}}},
+            r"generation.grid.spacing_mm: found 2.0, but 1.0 in",
+        ),
+    ],
+)
+def test_another_network_or_spacing_is_refused(tmp_path: Path, changes: dict[str, Any], message: str):
     run(cut(tiny_recipe(tmp_path), 1), tmp_path / "run")
+    with pytest.raises(ConfigError, match=message):
+        run(tiny_recipe(tmp_path, **changes), tmp_path / "run", resume=True)
+
+
+def test_as_many_channels_of_other_labels_are_refused(tmp_path: Path):
+    run(cut(tiny_recipe(tmp_path), 1), tmp_path / "run")
+    rows = [replace(row, value=24, partner=24, target=24) if row.value == 16 else row for row in tiny_protocol().labels]
+    maps = [np.where(head() == 16, 24, head())]
+    other = LabelProtocol("tiny", "", tuple(rows))
+    LabelBank.from_maps(maps, [(1.0, 1.0, 1.0)], ["one"], other).save(tmp_path / "bank.safetensors")
+    message = r"data.bank: found a protocol with the targets \[0, 2, 24, 41\], but \[0, 2, 16, 41\] in step-00000001"
+    with pytest.raises(ConfigError, match=message):
+        run(tiny_recipe(tmp_path), tmp_path / "run", resume=True)
+
+
+def test_what_else_changed_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    recipe = cut(tiny_recipe(tmp_path), 1)
+    run(recipe, tmp_path / "run")
+    run(recipe, tmp_path / "run", resume=True)
+    assert "recipe changed" not in capsys.readouterr().err
+    grid = {"shape": [16] * 3}
+    changed = tiny_recipe(
+        tmp_path, generation={"grid": grid, "bias": {"max_std": 0.25}}, optimizer={"steps": 2, "clip_norm": 1.0}
+    )
+    assert run(replace(changed, folder=f"{tmp_path}/."), tmp_path / "run", resume=True).finished
+    told = [line for line in capsys.readouterr().err.splitlines() if "recipe changed since step-00000001: " in line]
+    assert len(told) == 1
+    changes = sorted(told[0].split("step-00000001: ")[1].split("; "))
+    before = recipe.generation.bias.max_std
+    assert changes == [
+        f"generation.bias.max_std {before} -> 0.25",
+        "optimizer.clip_norm none -> 1.0",
+        "optimizer.steps 1 -> 2",
+    ]
+
+
+def test_keys_that_came_or_went_with_a_release_do_not_stop_a_run(tmp_path: Path):
+    recipe, targets = tiny_recipe(tmp_path), [0, 2, 16, 41]
+    stored = recipe.to_dict()
+    del stored["network"]["dropped_skips"]  # younger than the checkpoint
+    del stored["optimizer"]["clip_norm" if "clip_norm" in stored["optimizer"] else "wl2_steps"]
+    facts = {"recipe": stored, "targets": targets}
+    assert compare_recipes(facts, recipe, targets, where="step-1") == []
+    stored["output"]["colour"] = "blue"  # no longer known
+    assert compare_recipes(facts, recipe, targets, where="step-1") == [
+        "recipe changed since step-1: output.colour blue -> none"
+    ]
+    assert compare_recipes({}, recipe, targets, where="step-1") == ["step-1 holds no recipe: not compared"]
+
+
+def test_tensors_of_another_network_are_refused(tmp_path: Path):
+    run(cut(tiny_recipe(tmp_path), 1), tmp_path / "run")
+    network = UNet(UNetConfig(features=6, levels=2, out_channels=4))
     with pytest.raises(
         TrainingError, match=r"step-00000001: found another network .*Fix: keep the recipe's \[network\]"
     ):
-        run(tiny_recipe(tmp_path, network=network), tmp_path / "run", resume=True)
+        load_checkpoint(list_checkpoints(tmp_path / "run")[-1], network, torch.optim.Adam(network.parameters()), None)
 
 
 def truncate(file: Path) -> None:
@@ -179,7 +248,6 @@ def test_a_checkpoint_that_cannot_be_written_is_named_and_leaves_nothing(tmp_pat
 
 
 def test_restored_moments_lie_in_memory_as_their_parameters_do(tmp_path: Path):
-    from synthseg.training.checkpoint import load_checkpoint
     from synthseg.training.loop import _on
 
     recipe = cut(tiny_recipe(tmp_path, network={"levels": 3}), 2)

@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from synthseg.errors import TrainingError
+from synthseg.errors import TrainingError, VolumeError
+from synthseg.inference.config import InferenceConfig
+from synthseg.inference.prepare import prepare
 from synthseg.training import SegmentationTask
 from synthseg.training.validation import (
     IGNORED,
@@ -23,6 +25,7 @@ from synthseg.training.validation import (
     pack_validation,
     validate,
 )
+from synthseg.volumes import read_volume
 from training_helpers import head, run, state_of, tiny_protocol, tiny_recipe
 
 CPU = torch.device("cpu")
@@ -122,6 +125,28 @@ def test_images_arrive_on_the_working_grid_between_zero_and_one(tmp_path: Path):
     assert right > left  # index 0 of the file is the subject's right
 
 
+@pytest.mark.parametrize("spacing", [1.03, 1.0])
+def test_scans_are_prepared_as_inference_prepares_them(tmp_path: Path, spacing: float):
+    # 1.03 mm is within inference's tolerance of 1 mm: what is scored must not be resampled either.
+    values = head((62, 64, 61))
+    write_pair(tmp_path / "scans", "a", values, np.diag([spacing, spacing, spacing, 1.0]))
+    scans = load_validation(tmp_path / "scans", tiny_protocol(), 1.0)
+    prepared = prepare(
+        read_volume(tmp_path / "scans" / "a_t1.nii.gz"), spacing_mm=1.0, multiple=1, config=InferenceConfig()
+    )
+    assert torch.equal(scans.images[0], prepared.image[0, 0])
+    assert np.array_equal(scans.targets[0].numpy(), channels_of(values, tiny_protocol()))
+
+
+def test_a_scan_without_contrast_is_refused_as_inference_refuses_it(tmp_path: Path):
+    write_pair(tmp_path, "a", labelled())
+    dark = np.zeros((13, 18, 15), np.float32)
+    dark[6, 6, 6] = 1  # an image, but beyond the percentiles
+    nib.save(nib.Nifti1Image(dark, AFFINE), tmp_path / "a_t1.nii.gz")
+    with pytest.raises(VolumeError, match=r"a_t1.nii.gz: found no contrast"):
+        load_validation(tmp_path, tiny_protocol(), 1.0)
+
+
 def test_packing_keeps_everything_but_the_last_bits(tmp_path: Path):
     write_pair(tmp_path / "scans", "a", labelled())
     made = pack_validation(tmp_path / "scans", tiny_protocol(), 1.0)
@@ -137,10 +162,10 @@ def test_pairs_are_found_by_their_exact_names(tmp_path: Path):
         "s_1_aseg.nii.gz",
         "s_1_2_t1.nii.gz",
         "s_1_2_seg.nii",
-        "v1.5[a]_ct.nii",
+        "v1.5[a]_pd.nii",
         "v1.5[a]_seg.nii.gz",
     ]
-    for name in [*names, "lonely_t1.nii.gz", "s_1_notes.nii.gz"]:
+    for name in [*names, "lonely_t1.nii.gz", "s_1_notes.nii.gz", "s_1_ct.nii.gz"]:  # no CT: see the module
         (tmp_path / name).touch()
     found = {(scan.name, truth.name) for scan, truth in find_pairs(tmp_path)}
     assert found == {(names[0], names[1]), (names[2], names[3]), (names[4], names[5])}
@@ -176,7 +201,9 @@ def test_a_file_that_is_no_set_is_refused(tmp_path: Path):
 
 
 def test_a_folder_without_pairs_tells_how_to_name_them(tmp_path: Path):
-    with pytest.raises(TrainingError, match=r"found no pairs of scan and label map. Fix: name them NAME_t1.nii.gz"):
+    with pytest.raises(
+        TrainingError, match=r"found no pairs of scan and label map. Fix: name them NAME_t1.nii.gz.*not ct"
+    ):
         load_validation(tmp_path, tiny_protocol(), 1.0)
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from synthseg.errors import VolumeError
 from synthseg.volumes import read_volume
+from synthseg.volumes.checks import check_size
 from volume_files import AFFINE, SHAPE, patch, save
 
 # What is refused
@@ -171,6 +172,19 @@ def test_unbelievable_voxel_sizes_are_refused(tmp_path: Path, head: np.ndarray, 
         read_volume(path)
 
 
+def test_label_maps_may_be_those_of_small_animals(tmp_path: Path, head: np.ndarray) -> None:
+    path = save(tmp_path / "mouse.nii", head, np.diag([0.02, 0.025, 0.1, 1]))
+    np.testing.assert_allclose(read_volume(path, labels=True).spacing_mm, [0.02, 0.025, 0.1], rtol=1e-6)
+    with pytest.raises(VolumeError, match=r"mouse\.nii: found voxels of 0\.02 x .* outside 0\.15 to 20 mm"):
+        read_volume(path)
+    path = save(tmp_path / "whale.nii", head, np.diag([20.0, 5, 5, 1]))
+    assert read_volume(path, labels=True).spacing_mm[0] == 20
+    for size in (0.01, 21.0):
+        path = save(tmp_path / "a.nii", head, np.diag([1, 1, size, 1]))
+        with pytest.raises(VolumeError, match=rf"1 x 1 x {size:g} mm, outside 0\.02 to 20 mm"):
+            read_volume(path, labels=True)
+
+
 def test_mm_called_microns_are_refused_with_the_unit_named(tmp_path: Path, head: np.ndarray) -> None:
     path = save(tmp_path / "a.nii", head, xyzt_units=3)
     with pytest.raises(VolumeError, match=r"a\.nii: found voxels of 0\.001 x .*\(the header's unit is the micron\)"):
@@ -199,6 +213,15 @@ def test_huge_scans_are_refused_before_a_voxel_is_read(tmp_path: Path, head: np.
     path = save(tmp_path / "b.nii", head, np.diag([5.0, 5.0, 5.0, 1]), dim=dim)
     with pytest.raises(VolumeError, match=r"b\.nii: found a field of view of 1000 x 1000 x 500 mm, 500 million voxels"):
         read_volume(path)
+
+
+def test_a_ct_of_half_the_body_is_no_huge_scan() -> None:
+    check_size((500, 500, 300), np.eye(4), Path("ct.nii"))
+    check_size((512, 512, 400), np.diag([0.98, 0.98, 1.25, 1]), Path("ct.nii"))
+    with pytest.raises(VolumeError, match=r"ct\.nii: found 216 million voxels"):
+        check_size((600, 600, 600), np.eye(4), Path("ct.nii"))
+    with pytest.raises(VolumeError, match=r"ct\.nii: found .*154 million voxels at 1 mm: the limit is 130 million"):
+        check_size((512, 512, 300), np.diag([1.25, 1.25, 1.25, 1]), Path("ct.nii"))
 
 
 def test_running_out_of_memory_is_said_plainly(

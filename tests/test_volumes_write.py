@@ -86,6 +86,14 @@ def test_the_space_of_the_input_is_kept_on_request(tmp_path: Path) -> None:
     nib.save(image, tmp_path / "scan.nii")
     path = write_volume(Volume(labels(), OBLIQUE), tmp_path / "out.nii", header_like=tmp_path / "scan.nii")
     assert int(nib.load(path).header["sform_code"]) == 4  # type: ignore[attr-defined]
+    posteriors = np.zeros((2, *labels().shape), np.float32)
+    path = write_array4d(posteriors, OBLIQUE, tmp_path / "4d.nii", header_like=tmp_path / "scan.nii")
+    assert int(nib.load(path).header["sform_code"]) == 4  # type: ignore[attr-defined]
+    image.set_sform(None, code=0)
+    image.set_qform(OBLIQUE, code=2)  # aligned: the form that is used then
+    nib.save(image, tmp_path / "scan.nii")
+    path = write_volume(Volume(labels(), OBLIQUE), tmp_path / "out.nii", header_like=tmp_path / "scan.nii")
+    assert int(nib.load(path).header["sform_code"]) == 2  # type: ignore[attr-defined]
     path = write_volume(Volume(labels(), OBLIQUE), tmp_path / "out.nii", header_like=tmp_path / "scan.npz")
     assert int(nib.load(path).header["sform_code"]) == 1  # type: ignore[attr-defined]
     with pytest.raises(OutputError, match=r"gone\.nii: found no readable NIfTI header"):

@@ -67,6 +67,10 @@ def segment(
     from synthseg.inference import Outputs, Segmenter, discover, load_model, plan_jobs
 
     config = _config(mode, fast, ct, percentiles)
+    if overlay:
+        from synthseg.report.overlay import require_matplotlib
+
+        require_matplotlib()
     outputs = Outputs(
         space=space,
         posteriors=posteriors,
@@ -149,15 +153,20 @@ def _tell(outcome: Outcome) -> None:
 def _summary(result: BatchResult, out: Path, table: Path | None) -> None:
     """Say what became of the scans; exit 1 if any failed, 130 after an interrupt."""
     counts = ", ".join(f"{result.count(s)} {s}" for s in ("done", "skipped", "failed") if result.count(s))
-    places = f"; results in {out}" + (f", volumes in {table}" if table else "")
+    places = f"; results in {out}" + (f", volumes in {table}" if table and not result.table_error else "")
     typer.echo((counts or "nothing done") + (places if result.count("failed") < len(result.outcomes) else ""))
     if len(result.outcomes) > MANY:  # the messages have scrolled away by now
         for outcome in result.failed:
             typer.echo(f"  failed: {outcome.job.scan}", err=True)
+    if result.failed:
+        folder = result.failed[0].job.files["record"].parent
+        typer.echo(f"why a scan failed is kept in {folder / '*_synthseg_failed.json'}", err=True)
+    if result.table_error:
+        typer.echo(f"failed: {result.table_error}; the same command again puts the missing rows in", err=True)
     if result.interrupted:
         left = len(result.remaining)
         typer.echo(f"interrupted with {left} scan(s) left; the same command again goes on from here", err=True)
         raise typer.Exit(INTERRUPTED)
-    if result.failed:
+    if result.failed or result.table_error:
         codes = {getattr(outcome.error, "exit_code", 1) for outcome in result.failed}
-        raise typer.Exit(codes.pop() if len(result.outcomes) == 1 else 1)
+        raise typer.Exit(codes.pop() if len(result.outcomes) == len(codes) == 1 else 1)

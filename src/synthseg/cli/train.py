@@ -25,6 +25,8 @@ def train(
 ) -> None:
     """Train a network from label maps alone. Ctrl-C writes a checkpoint; --resume goes on.
 
+    Stopped by Ctrl-C or --max-minutes, a run writes its checkpoint and weights and ends with exit code 0.
+
     On a machine with torch, numpy and safetensors only: python -m synthseg.training RECIPE. Several GPUs:
     torchrun --nproc-per-node N -m synthseg.training RECIPE.
     """
@@ -40,7 +42,8 @@ def train(
         threads=threads,
     )
     result = run(load_recipe(recipe), options)
-    typer.echo(f"step {result.step}, weights in {result.weights}")
+    state = "finished" if result.finished else "stopped early (--resume goes on)"
+    typer.echo(f"{state} at step {result.step}, weights in {result.weights}")
 
 
 def bank(
@@ -52,7 +55,10 @@ def bank(
     validation: Annotated[
         bool, typer.Option("--validation", help="Pack scans and their label maps for validation instead.")
     ] = False,
-    spacing: Annotated[float, typer.Option(help="With --validation: the recipe's working spacing in mm.")] = 1.0,
+    spacing: Annotated[
+        float | None,
+        typer.Option(min=0.1, max=10, help="With --validation: the recipe's working spacing in mm. Default: 1."),
+    ] = None,
 ) -> None:
     """Pack label maps into one file that training reads on any machine."""
     from synthseg.errors import UsageError
@@ -61,12 +67,20 @@ def bank(
 
     if out.suffix != ".safetensors":
         raise UsageError(out, found=f"the ending {out.suffix!r}", fix="name the bank something.safetensors")
+    if labels.suffix == ".safetensors":
+        raise UsageError(labels, found="a file named like a packed bank", fix="give the label maps themselves")
+    if spacing is not None and not validation:
+        fix = (
+            "leave it out: a bank keeps its maps' own voxel sizes, and the recipe's grid.spacing_mm is used in training"
+        )
+        raise UsageError("--spacing", found=f"{spacing:g} mm without --validation", fix=fix)
     table = load_protocol(protocol)
     if validation:
         from synthseg.training.validation import pack_validation
 
-        scans = pack_validation(labels, table, spacing)
-        typer.echo(f"{scans.save(out)}: {len(scans.names)} scans at {spacing:g} mm")
+        at = 1.0 if spacing is None else spacing
+        scans = pack_validation(labels, table, at)
+        typer.echo(f"{scans.save(out)}: {len(scans.names)} scans at {at:g} mm")
         return
     packed = open_bank(labels, table, on_map=lambda name: typer.echo(f"read {name}", err=True))
     size = packed.save(out).stat().st_size / 1e6

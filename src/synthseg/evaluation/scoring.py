@@ -82,6 +82,7 @@ def evaluate_pair(
     notes = [f"{kind}: {note}" for kind, volume in (("prediction", ours), ("truth", theirs)) for note in volume.notes]
     if config.mapping is not None:
         theirs = replace(theirs, data=config.mapping.apply(theirs.data, theirs.spacing_mm, subject=truth))
+    notes += _ignored(theirs.data, config.ignore_value)
     on_grid, moved = _onto_grid(ours, theirs)
     values, chosen = _choose_values(on_grid, theirs.data, protocol, config, truth)
     rows = _score(on_grid, theirs, values, protocol, config)
@@ -111,6 +112,14 @@ def _score(
         )
         for value, overlap_score, distance, n_predicted, n_truth in scores
     ]
+
+
+def _ignored(truth: np.ndarray, value: int | None) -> list[str]:
+    count = 0 if value is None else int(np.count_nonzero(truth == value))
+    if not count:
+        return []
+    share = 100 * count / truth.size
+    return [f"{count} voxels ({share:.2g} %) have the value {value} in the truth: not scored, in neither map"]
 
 
 def _onto_grid(ours: Volume, theirs: Volume) -> tuple[np.ndarray, list[str]]:

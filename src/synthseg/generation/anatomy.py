@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from synthseg.errors import ConfigError
 from synthseg.generation.bank import LabelBank
 from synthseg.generation.config import AnatomyPrior, GridPrior
 from synthseg.generation.deformation import coin
+from synthseg.generation.roles import csf_values, lesion_hosts, stripped_values
 from synthseg.labels.protocol import LabelProtocol
 
 
@@ -42,30 +43,23 @@ class AnatomyTables:
 
     @classmethod
     def of(cls, protocol: LabelProtocol, prior: AnatomyPrior, device: torch.device) -> AnatomyTables:
-        """Build the tables. Raises ConfigError if a lesion's target is not itself a label of the protocol."""
+        """Build the tables. Raises ConfigError for values of the prior that do not fit the protocol (``roles``)."""
         index = {int(value): i for i, value in enumerate(protocol.values)}
+        hosts = lesion_hosts(prior, protocol)
         host, paste = list(range(len(index))), list(range(len(index)))
-        for value in prior.lesion_values:
-            if value in index:
-                target = int(protocol.labels[index[value]].target)
-                if target not in index:
-                    raise ConfigError(
-                        "generation.anatomy.lesion_values",
-                        found=f"lesion {value} whose target {target} is no label of {protocol.name}",
-                        fix="give lesions that turn into a labelled tissue",
-                    )
-                host[index[value]] = index[target]
-                paste[index[target]] = index[value]
+        for lesion, tissue in hosts.items():
+            host[index[lesion]] = index[tissue]
+            paste[index[tissue]] = index[lesion]
 
-        def flags(values: tuple[int, ...]) -> Tensor:
+        def flags(values: Collection[int]) -> Tensor:
             return torch.tensor([int(v) in values for v in protocol.values], device=device)
 
         return cls(
             partner=torch.as_tensor(protocol.partner_index, device=device),
             target_channel=torch.as_tensor(protocol.target_channel, device=device),
-            extra_cerebral=flags(prior.strip_values),
-            csf=flags((prior.csf_value,)),
-            lesion=flags(prior.lesion_values),
+            extra_cerebral=flags(stripped_values(prior, protocol)),
+            csf=flags(csf_values(prior, protocol)),
+            lesion=flags(hosts),
             lesion_host=torch.tensor(host, device=device),
             paste_as=torch.tensor(paste, device=device),
         )

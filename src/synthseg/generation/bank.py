@@ -6,11 +6,13 @@ travels to a bare GPU machine; nothing in it is ever executed.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +111,14 @@ class LabelBank:
             spacing_mm=torch.tensor([[float(s) for s in spacing] for spacing in spacings_mm], dtype=torch.float32),
             center_vox=torch.tensor([_brain_center(index, protocol) for index in indices], dtype=torch.float32),
         )
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of the maps, their grids and what their values mean: the same on every device."""
+        digest = hashlib.sha256(json.dumps(self.protocol.to_rows(), sort_keys=True).encode())
+        for tensor in (self.shapes, self.spacing_mm, self.center_vox, self.voxels):
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def save(self, path: str | Path) -> Path:
         """Write the bank atomically; returns the path."""

@@ -73,16 +73,20 @@ class DeformationPrior:
 
 @dataclass(frozen=True, kw_only=True)
 class AnatomyPrior:
-    """What the label map shows: flips, skull stripping and lesions (section 4.2)."""
+    """What the label map shows: flips, skull stripping and lesions (section 4.2).
+
+    Which labels are stripped and which are lesions comes from the label table (``generation/roles.py``); values given
+    here replace that choice.
+    """
 
     flip_probability: float = 0.5
     strip_probability: float = 0.5  # extra-cerebral labels become background
-    strip_values: tuple[int, ...] = (502, 506, 507, 508, 509, 511, 512, 514, 515, 516, 530)
+    strip_values: tuple[int, ...] = ()  # empty: the table's labels outside the brain
     strip_csf_probability: float = 0.3  # of the stripped ones: extra-ventricular CSF goes too (the code's value)
-    csf_value: int = 24
+    csf_value: int | None = None  # none: 24 where the table calls it CSF
     lesion_probability: float = 0.5  # own lesions are shown; else they become their host tissue
     lesion_paste_probability: float = 1.0  # of those: another map's lesions are pasted into the white matter too
-    lesion_values: tuple[int, ...] = (25, 57)
+    lesion_values: tuple[int, ...] = ()  # empty: labels named lesions whose target is another label
 
     def __post_init__(self) -> None:
         for key in ("flip", "strip", "strip_csf", "lesion", "lesion_paste"):

@@ -31,12 +31,17 @@ def coin(batch: int, probability: float, *, rng: torch.Generator) -> Tensor:
     return torch.rand(batch, generator=rng, device=rng.device) < probability
 
 
+def velocity_nodes(prior: DeformationPrior, grid: GridPrior) -> tuple[int, ...]:
+    """Nodes of the velocity field along each axis."""
+    return tuple(math.ceil(n * grid.spacing_mm / prior.svf_node_mm) + 1 for n in grid.shape)
+
+
 def draw_deformation(prior: DeformationPrior, grid: GridPrior, batch: int, *, rng: torch.Generator) -> DeformationDraw:
     """Draw ``batch`` deformations; every element has its own parameters (the original shares sigma in a batch)."""
     scaling = uniform((batch, 3), 1 - prior.scaling, 1 + prior.scaling, rng=rng)
     rotation = uniform((batch, 3), -prior.rotation_deg, prior.rotation_deg, rng=rng)
     shearing = uniform((batch, 6), -prior.shearing, prior.shearing, rng=rng)
-    nodes = [math.ceil(n * grid.spacing_mm / prior.svf_node_mm) + 1 for n in grid.shape]
+    nodes = velocity_nodes(prior, grid)
     sigma = uniform((batch, 1, 1, 1, 1), 0.0, prior.svf_max_std_mm, rng=rng)
     return DeformationDraw(
         affine=compose_affine(scaling, shearing, rotation),

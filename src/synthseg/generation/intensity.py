@@ -108,9 +108,14 @@ def sample_mixture(classes: Tensor, means: Tensor, stds: Tensor, noise: Tensor) 
     return torch.addcmul(mean, stds.gather(1, flat).view_as(noise), noise)
 
 
+def bias_nodes(prior: BiasPrior, grid: GridPrior) -> tuple[int, ...]:
+    """Nodes of the bias field along each axis."""
+    return tuple(max(math.ceil(n * grid.spacing_mm / prior.node_mm), 2) for n in grid.shape)
+
+
 def draw_bias(prior: BiasPrior, grid: GridPrior, batch: int, *, rng: torch.Generator) -> BiasDraw:
     """Draw the coarse grid of Eqs. 14-15; all zeros where the stage is off for an element."""
-    nodes = [max(math.ceil(n * grid.spacing_mm / prior.node_mm), 2) for n in grid.shape]
+    nodes = bias_nodes(prior, grid)
     std = uniform((batch, 1, 1, 1, 1), 0.0, prior.max_std, rng=rng)
     std = std * coin(batch, prior.probability, rng=rng).view(-1, 1, 1, 1, 1)
     return BiasDraw(std * torch.randn(batch, 1, *nodes, generator=rng, device=rng.device))

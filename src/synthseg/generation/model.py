@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +45,7 @@ from synthseg.generation.intensity import (
     sample_mixture,
     stretch_percentiles,
 )
+from synthseg.generation.replay import origin_of, require_fit
 
 
 class Pair(NamedTuple):
@@ -88,15 +89,20 @@ class PairDraw(NamedTuple):
         stages: list[Any] = [type(stage)(*map(function, stage)) for stage in self]
         return PairDraw(*stages)
 
-    def save(self, path: str | Path) -> None:
-        """Write as safetensors, one tensor a parameter, named ``stage.parameter``."""
+    def save(self, path: str | Path, *, origin: Mapping[str, Any] | None = None) -> None:
+        """Write as safetensors, one tensor a parameter, named ``stage.parameter``.
+
+        Args:
+            origin: the bank and config it was made with (:attr:`GenerativeModel.origin`), checked when it is replayed.
+        """
         tensors = {
             f"{name}.{key}": tensor.contiguous().cpu()
             for name, stage in self._asdict().items()
             for key, tensor in stage._asdict().items()
         }
         with atomic_file(path) as file:
-            file.write(save(tensors, metadata={"draw": json.dumps({"format": "synthseg-draw-1"})}))
+            header = {"format": "synthseg-draw-1", "origin": None if origin is None else dict(origin)}
+            file.write(save(tensors, metadata={"draw": json.dumps(header)}))
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> PairDraw:
@@ -145,6 +151,11 @@ class GenerativeModel:
         self.left_class = self._left_classes(column)
         check_classes(config.mixture, len(self.left_class))
         self.map_weights = self._weights(map_weights)
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Bank and config as plain values, for :meth:`PairDraw.save`."""
+        return origin_of(self.config, self.bank)
 
     def _left_classes(self, column: np.ndarray) -> Tensor:
         """[G] int64: each right-sided class's partner on the left; every other class itself."""
@@ -208,7 +219,12 @@ class GenerativeModel:
 
     @torch.no_grad()
     def apply(self, draw: PairDraw) -> Pair:
-        """Turn a draw into images and targets; deterministic."""
+        """Turn a draw into images and targets; deterministic.
+
+        Raises: TrainingError for a draw of another grid, protocol, device or (seen on the CPU only, so that training
+            need not wait for its GPU) a larger bank.
+        """
+        require_fit(self, draw, indices=self.bank.device.type == "cpu")
         labels = self.labels(draw)
         return Pair(self.image(labels, draw), self.tables.target_channel[labels])
 

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from synthseg.errors import SynthsegError, UsageError
 from synthseg.inference.discovery import Job, require_writable
 from synthseg.inference.outputs import Outputs, OverlayWriter, apply_choices, write_outputs
-from synthseg.inference.record import describe_input, make_record, read_record, settings_of, write_record
+from synthseg.inference.record import (
+    describe_input,
+    failure_file,
+    make_failure,
+    make_record,
+    read_record,
+    settings_of,
+    still_holds,
+    write_record,
+)
 from synthseg.inference.segmentation import CSF_VALUE, Segmentation
 from synthseg.inference.segmenter import Segmenter
 from synthseg.inference.structures import find_structures
@@ -38,10 +48,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class BatchResult:
-    """Outcomes in order; ``remaining`` are the jobs not begun or not finished when the user interrupted."""
+    """Outcomes in order; ``remaining`` are the jobs not begun or not finished when the user interrupted.
+
+    ``table_error`` is why the table of volumes lacks rows at the end. The scans themselves are done: the next run puts
+    the rows back from their records.
+    """
 
     outcomes: tuple[Outcome, ...]
     remaining: tuple[Job, ...] = ()
+    table_error: SynthsegError | None = None
 
     @property
     def interrupted(self) -> bool:
@@ -71,9 +86,11 @@ def run_batch(
 ) -> BatchResult:
     """Segment every job's scan and write its files.
 
-    One scan's failure, of whatever kind, is an outcome and does not stop the rest. A scan is finished when all its
-    files are there and its record tells of the same settings and the same scan; finished scans are skipped unless
-    ``overwrite``. An interrupt (Ctrl-C) ends the batch cleanly: files are written whole, so running it again resumes.
+    One scan's failure, of whatever kind, is an outcome and does not stop the rest; a file beside the place of its
+    record keeps the reason until the scan is done. A scan is finished when all its files are there and its record tells
+    of the same settings, the same version of synthseg and the same scan; finished scans are skipped unless
+    ``overwrite``. Several runs may share a folder and a table. An interrupt (Ctrl-C) ends the batch cleanly: files are
+    written whole, so running it again resumes.
 
     Raises: UsageError or OutputError for what is wrong before the first scan: an unknown structure, a table of other
         columns, a folder that cannot be written to.
@@ -85,17 +102,19 @@ def run_batch(
     if options.table is not None:
         require_writable(options.table.parent)
     outcomes: list[Outcome] = []
+    remaining: tuple[Job, ...] = ()
     for index, job in enumerate(jobs):
         try:
             if options.starting:
                 options.starting(job)
             outcome = batch.run(job)
         except KeyboardInterrupt:
-            return BatchResult(tuple(outcomes), tuple(jobs[index:]))
+            remaining = tuple(jobs[index:])
+            break
         outcomes.append(outcome)
         if options.progress:
             options.progress(outcome)
-    return BatchResult(tuple(outcomes))
+    return BatchResult(tuple(outcomes), remaining, batch.save_table())
 
 
 class _Batch:
@@ -107,13 +126,13 @@ class _Batch:
         if outputs.overlay and options.overlay is None:
             fix = "pass BatchOptions(overlay=synthseg.report.overlay.write_overlay)"
             raise UsageError("overlay", found="asked for, but nothing to draw it with", fix=fix)
+        template = apply_choices(_empty_like(segmenter), outputs)
+        self.names = list(template.volumes_by_name())
         self.table: VolumeTable | None = None
         if options.table is not None:
-            template = apply_choices(_empty_like(segmenter), outputs)
             values = {structure.name: structure.value for structure in template.structures}
-            names = list(template.volumes_by_name())
             # As in the original's 1.0 tables: without CSF there is no intracranial volume, so no such column.
-            self.table = VolumeTable(options.table, names if template.intracranial else names[1:], values)
+            self.table = VolumeTable(options.table, self.names if template.intracranial else self.names[1:], values)
 
     def run(self, job: Job) -> Outcome:
         start = time.perf_counter()
@@ -129,21 +148,45 @@ class _Batch:
             found = f"an unexpected error, {type(error).__name__}: {error}"
             message = str(SynthsegError(job.scan, found=found, fix="run it with --debug and report what it prints"))
             outcome = Outcome(job, "failed", message, error=error)
-        seconds = round(time.perf_counter() - start, 2)
-        return Outcome(**{**vars(outcome), "seconds": seconds})
+        outcome = self._keep_reason(outcome)
+        if self.table is not None:
+            if outcome.status != "failed":
+                self.table.add(job.subject, outcome.volumes_mm3)
+            with contextlib.suppress(SynthsegError):  # tried again later, and told at the end
+                self.table.save_if_due()
+        return replace(outcome, seconds=round(time.perf_counter() - start, 2))
+
+    def save_table(self) -> SynthsegError | None:
+        """Put the last rows into the table; what is wrong with it is returned, so that the outcomes are not lost."""
+        try:
+            if self.table is not None:
+                self.table.save()
+        except SynthsegError as error:
+            return error
+        return None
+
+    def _keep_reason(self, outcome: Outcome) -> Outcome:
+        """Leave a failure's reason on the disk, or take away one that holds no longer."""
+        path = failure_file(outcome.job.files["record"])
+        if outcome.error is None:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+            return outcome
+        try:
+            failure = make_failure(outcome.job.scan, outcome.error, outcome.message, self.segmenter, self.outputs)
+            write_record(path, failure)
+        except SynthsegError as error:
+            return replace(outcome, message=f"{outcome.message} (This could not be written down either: {error})")
+        return outcome
 
     def _finished(self, job: Job) -> Outcome | None:
-        """The skipped outcome of a scan that needs nothing done; its row is put back if the table lacks it."""
+        """The skipped outcome of a scan that needs nothing done."""
         record = read_record(job.files["record"])
-        if self.options.overwrite or record is None or record.get("settings") != self.settings:
-            return None
-        if not all(path.exists() for path in job.files.values()) or not job.scan.is_file():
-            return None
-        if record["input"]["sha256"] != describe_input(job.scan)["sha256"]:
+        if self.options.overwrite or record is None or not still_holds(record, self.settings, job.scan):
             return None
         volumes: dict[str, float] = record["volumes_mm3"]
-        if self.table is not None and job.subject not in self.table.rows:
-            self.table.add(job.subject, volumes)
+        if list(volumes) != self.names or not all(path.exists() for path in job.files.values()):
+            return None
         message = "finished earlier with the same settings; --overwrite does it again"
         return Outcome(job, "skipped", message, volumes_mm3=volumes)
 
@@ -151,20 +194,16 @@ class _Batch:
         start = time.perf_counter()
         scan = read_volume(job.scan)
         read = round(time.perf_counter() - start, 3)
+        described = describe_input(job.scan)  # now: a scan that changes during the computation must not be vouched for
         segmentation = self.segmenter.segment(scan, self.outputs.want)
         start = time.perf_counter()
         job.files["record"].unlink(missing_ok=True)  # an old one must not vouch for files half replaced
         write_outputs(segmentation, scan, job.files, self.outputs, self.options.overlay)
         timings = {**segmentation.timings_s, "read": read, "write": round(time.perf_counter() - start, 3)}
         chosen = replace(apply_choices(segmentation, self.outputs), timings_s=timings)
-        if self.table is not None:
-            self.table.add(job.subject, chosen.volumes_by_name())
-        record = self._record(job, chosen)
+        record = make_record(chosen, self.segmenter, self.outputs, described, job.files)
         write_record(job.files["record"], record)  # last: its presence says that everything else is there
-        return Outcome(job, "done", notes=segmentation.notes, volumes_mm3=record["volumes_mm3"])
-
-    def _record(self, job: Job, chosen: Segmentation) -> dict[str, Any]:
-        return make_record(chosen, self.segmenter, self.outputs, describe_input(job.scan), job.files)
+        return Outcome(job, "done", notes=chosen.notes, volumes_mm3=record["volumes_mm3"])
 
 
 def _empty_like(segmenter: Segmenter) -> Segmentation:

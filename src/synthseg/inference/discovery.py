@@ -60,7 +60,7 @@ def _scans_in(folder: Path) -> tuple[list[Path], list[str]]:
 
 def _listed_in(path: Path) -> list[Path]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows editors put a mark in front
     except FileNotFoundError:
         raise UsageError(path, found="no such file", fix="give a text file with one scan per line") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -94,22 +94,25 @@ def write_outputs(
 
     Args:
         segmentation: of the whole protocol; the mask comes from it, everything else from what ``outputs`` chooses.
-        scan: the input, for the overlay.
+        scan: the input: for the overlay, and for its header's word on which space (scanner, MNI, ...) the affine is.
         overlay: draws ``(scan, labels, structures, path)``; needed when ``files`` has an overlay.
     Raises: OutputError if a file cannot be written; UsageError for an unknown structure.
     """
+    like = scan.path
     if "mask" in files:
-        write_volume(brain_mask(segmentation.labels), files["mask"], dtype=np.uint8)
+        write_volume(brain_mask(segmentation.labels), files["mask"], dtype=np.uint8, header_like=like)
     chosen = apply_choices(segmentation, outputs)
     if "labels" in files and chosen.native is not None:
-        write_volume(chosen.native, files["labels"], dtype=np.int32)
+        write_volume(chosen.native, files["labels"], dtype=np.int32, header_like=like)
     if "labels_1mm" in files and chosen.fine is not None:
-        write_volume(chosen.fine, files["labels_1mm"], dtype=np.int32)
+        write_volume(chosen.fine, files["labels_1mm"], dtype=np.int32, header_like=like)
     if chosen.posteriors is not None and "posteriors" in files:
-        write_array4d(chosen.posteriors.data, chosen.posteriors.affine, files["posteriors"])
+        names = [structure.name for structure in chosen.structures]
+        posteriors = chosen.posteriors
+        write_array4d(posteriors.data, posteriors.affine, files["posteriors"], names=names, header_like=like)
         write_text(files["posteriors_names"], posteriors_sidecar(chosen.structures))
     if chosen.resampled is not None and "resampled" in files:
-        write_volume(chosen.resampled, files["resampled"])
+        write_volume(chosen.resampled, files["resampled"], header_like=like)
     if "color_table" in files:
         write_text(files["color_table"], color_table(chosen.structures))
     if "overlay" in files and overlay is not None:

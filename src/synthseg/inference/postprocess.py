@@ -8,9 +8,9 @@ import cc3d
 import numpy as np
 
 from synthseg.inference.config import InferenceConfig
-from synthseg.inference.grids import Grid, box_of
+from synthseg.inference.grids import Grid
 from synthseg.inference.structures import Channels
-from synthseg.volumes import reslice
+from synthseg.volumes import bounding_box, reslice
 
 BOX_MARGIN_VOX = 2  # one would do for linear interpolation beyond the box; two leave room for rounding
 
@@ -29,6 +29,12 @@ class Posteriors:
     @property
     def box(self) -> Grid:
         return self.grid.window(self.start, self.data.shape[1:])
+
+    @property
+    def foreground_mm3(self) -> float:
+        """The volume of all that is not background, from the background's channel alone."""
+        background = self.data[0].sum(dtype=np.float64)
+        return float(self.data[0].size - background) * self.grid.voxel_volume_mm3
 
     @property
     def slices(self) -> tuple[slice, slice, slice]:
@@ -54,9 +60,9 @@ def clean_posteriors(
         nothing = np.zeros((len(channels), 1, 1, 1), dtype=np.float32)
         nothing[0] = 1
         return Posteriors(nothing, (0, 0, 0), fine)
-    start, shape = box_of(mask, BOX_MARGIN_VOX)
-    data = bring_to(posteriors, padded, fine.window(start, shape))
-    result = Posteriors(data, start, fine)
+    box = bounding_box(mask, BOX_MARGIN_VOX)
+    data = bring_to(posteriors, padded, fine.window(box.start, box.shape))
+    result = Posteriors(data, box.start, fine)
     data[1:] *= mask[result.slices]
     if config.topology:
         keep_topology(data, channels.topology, config.class_threshold)
@@ -82,18 +88,15 @@ def largest_component(mask: np.ndarray) -> np.ndarray:
     """The largest face-connected piece of a boolean mask; of equal ones, the first in scan order. Empty stays empty."""
     if not mask.any():
         return mask.copy()
-    start, shape = box_of(mask, 0)
-    box = tuple(slice(s, s + n) for s, n in zip(start, shape, strict=True))
-    pieces = cc3d.connected_components(np.ascontiguousarray(mask[box]), connectivity=6)
+    box = bounding_box(mask)
+    pieces = cc3d.connected_components(box.crop(mask), connectivity=6)
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
     largest = np.flatnonzero(sizes == sizes.max())
     chosen = largest[0]
     if len(largest) > 1:  # cc3d's numbering is its own affair
         chosen = pieces.ravel()[np.argmax(np.isin(pieces.ravel(), largest))]
-    result = np.zeros_like(mask)
-    result[box] = pieces == chosen
-    return result
+    return box.uncrop(pieces == chosen)
 
 
 def keep_topology(data: np.ndarray, topology: np.ndarray, threshold: float) -> None:

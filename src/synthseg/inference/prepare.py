@@ -12,7 +12,7 @@ from torch import Tensor
 from synthseg.errors import VolumeError
 from synthseg.inference.config import InferenceConfig
 from synthseg.inference.grids import Grid, close_to_spacing
-from synthseg.volumes import Orientation, Volume, resample_to_spacing, to_ras
+from synthseg.volumes import Orientation, Volume, center_window, resample_to_spacing, to_ras
 
 RESULT_SPACING_MM = 1.0
 AIR_HU = -900.0  # air is -1000 HU; scanners fill the corners with -1024, -2000 or -3024
@@ -171,10 +171,8 @@ def pad_to_multiple(data: np.ndarray, multiple: int) -> tuple[np.ndarray, tuple[
     Returns: the padded array and the start of its grid in voxels of ``data`` (zero or negative).
     Source: reference 6.3, step 7.
     """
-    before = [((-n) % multiple) // 2 for n in data.shape]
-    after = [(-n) % multiple - b for n, b in zip(data.shape, before, strict=True)]
-    padded = np.pad(data, list(zip(before, after, strict=True)))
-    return np.ascontiguousarray(padded), (-before[0], -before[1], -before[2])
+    window = center_window(data.shape, [n + (-n) % multiple for n in data.shape])
+    return window.crop(data), window.start
 
 
 def edge_aligned_grid(grid: Grid, spacing_mm: float) -> Grid:

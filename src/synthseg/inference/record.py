@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import sys
 from dataclasses import asdict
@@ -30,10 +31,26 @@ def settings_of(segmenter: Segmenter, outputs: Outputs) -> dict[str, Any]:
 
 
 def describe_input(path: Path) -> dict[str, Any]:
-    """Name, size and SHA-256 of a scan's file."""
+    """Name, size, time of last change (ns) and SHA-256 of a scan's file."""
     with path.open("rb") as file:
+        before = os.fstat(file.fileno())  # first: a change while we read must show
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"path": str(path), "bytes": path.stat().st_size, "sha256": digest}
+    return {"path": str(path), "bytes": before.st_size, "mtime_ns": before.st_mtime_ns, "sha256": digest}
+
+
+def still_holds(record: dict[str, Any], settings: dict[str, Any], scan: Path) -> bool:
+    """Whether a record (:func:`read_record`) tells of these settings, this synthseg and the scan as it is now."""
+    if record["settings"] != settings or record["versions"].get("synthseg") != dict(versions())["synthseg"]:
+        return False
+    described = record["input"]
+    try:
+        now = scan.stat()
+        if described.get("bytes") != now.st_size:
+            return False
+        # Reading a thousand scans only to skip them takes minutes; a copy, which has another time, is worth it.
+        return described.get("mtime_ns") == now.st_mtime_ns or described.get("sha256") == describe_input(scan)["sha256"]
+    except OSError:
+        return False
 
 
 def make_record(
@@ -62,18 +79,45 @@ def make_record(
     }
 
 
+def failure_file(record: Path) -> Path:
+    """Where it is written that a scan failed, beside the place of its record."""
+    return record.with_name(f"{record.stem}_failed.json")
+
+
+def make_failure(
+    scan: Path, error: BaseException, message: str, segmenter: Segmenter, outputs: Outputs
+) -> dict[str, Any]:
+    """What is left of a scan that failed, as JSON values. ``message`` names the scan, what was found and the fix."""
+    return {
+        "format": FORMAT,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "status": "failed",
+        "input": {"path": str(scan)},
+        "error": {"kind": type(error).__name__, "message": message},
+        "settings": settings_of(segmenter, outputs),
+        "device": str(segmenter.device),
+        "versions": dict(versions()),
+    }
+
+
 def write_record(path: Path, record: dict[str, Any]) -> None:
     """Write a record. Raises: OutputError if it cannot be written."""
     write_text(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """A record written earlier; None if there is none or it is not one of ours (then the scan is simply done again)."""
+    """A record written earlier; None if there is none or it is not one of ours (then the scan is simply done again).
+
+    What comes back has the parts that :func:`still_holds` and the tables read, each of them a table of its own.
+    """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return record if isinstance(record, dict) and record.get("format") == FORMAT else None
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        return None
+    parts = (record.get(name) for name in ("input", "settings", "versions", "volumes_mm3"))
+    return record if all(isinstance(part, dict) for part in parts) else None
 
 
 @lru_cache(maxsize=1)

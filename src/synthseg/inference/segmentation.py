@@ -12,7 +12,7 @@ from synthseg.inference.structures import Structure, find_structures, unsided
 from synthseg.volumes import Volume
 
 CSF_VALUE = 24
-VOLUME_TOLERANCE = 1e-5  # relative: sums of float32 posteriors
+VOLUME_TOLERANCE = 1e-5  # relative: sums of float32 posteriors, each rounded on its own; measured: at most 6e-7
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,14 @@ class Segmentation:
         return {self.total_name: self.total_mm3, **named}
 
 
-def check_invariants(segmentation: Segmentation) -> None:
+def check_invariants(segmentation: Segmentation, foreground_mm3: float) -> None:
     """What must hold before anything is written.
 
+    Args:
+        foreground_mm3: the volume of all that is not background, from the background's posterior alone: a quantity
+            that knows nothing of the structures, so that one lost, counted twice or not normalised shows.
     Raises: InvariantError if there is no structure at all, a label the protocol does not know, a volume that is not a
-        finite number, or volumes that do not add up to the total.
+        finite number, or volumes or a total other than ``foreground_mm3``.
     """
     subject = segmentation.subject
     known = [structure.value for structure in segmentation.structures]
@@ -96,9 +99,10 @@ def check_invariants(segmentation: Segmentation) -> None:
         raise InvariantError(
             subject, found="volumes that are not numbers", fix="check the weights: synthseg weights verify"
         )
-    if abs(volumes.sum() - segmentation.total_mm3) > VOLUME_TOLERANCE * max(segmentation.total_mm3, 1):
-        found = f"volumes that add up to {volumes.sum():.0f} mm3, not {segmentation.total_mm3:.0f}"
-        raise InvariantError(subject, found=found, fix="report this as a bug")
+    for what, sum_mm3 in (("volumes that add up to", volumes.sum()), ("a total of", segmentation.total_mm3)):
+        if abs(sum_mm3 - foreground_mm3) > VOLUME_TOLERANCE * max(foreground_mm3, 1):
+            found = f"{what} {sum_mm3:.0f} mm3, where {foreground_mm3:.0f} mm3 are not background"
+            raise InvariantError(subject, found=found, fix="report this as a bug")
 
 
 def merge_sides(segmentation: Segmentation) -> Segmentation:
@@ -123,6 +127,8 @@ def merge_sides(segmentation: Segmentation) -> Segmentation:
 def choose_structures(segmentation: Segmentation, wanted: Sequence[str]) -> Segmentation:
     """Keep some structures, the others become background; ``total_mm3`` stays that of the whole.
 
+    A note names those that no voxel has: an empty label map should not come without a word.
+
     Raises: UsageError for a name or value that is not there (see :func:`find_structures`).
     """
     chosen = find_structures(wanted, segmentation.structures)
@@ -132,7 +138,20 @@ def choose_structures(segmentation: Segmentation, wanted: Sequence[str]) -> Segm
     order = {s.value: index for index, s in enumerate(structures)}
     channels = [order[target[s.value]] for s in segmentation.structures]
     volumes = {s.value: segmentation.volumes_mm3[s.value] for s in chosen}
-    return _relabelled(segmentation, target, structures, volumes, channels)
+    result = _relabelled(segmentation, target, structures, volumes, channels)
+    return replace(result, notes=(*segmentation.notes, *_absent(result)))
+
+
+def _absent(segmentation: Segmentation) -> list[str]:
+    """A note on the structures that no voxel has on any grid."""
+    present = set().union(*(np.unique(labels.data).tolist() for labels in segmentation.label_maps))
+    asked = [s for s in segmentation.structures if s.value != 0]
+    names = ", ".join(s.name for s in asked if s.value not in present)
+    if not names:
+        return []
+    if not present - {0}:
+        return [f"none of the chosen structures was found, the label map is empty: {names}"]
+    return [f"of the chosen structures these were not found: {names}"]
 
 
 def _relabelled(

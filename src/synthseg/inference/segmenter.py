@@ -91,7 +91,7 @@ class Segmenter:
             del posteriors
         with _timed(timings, "results"):
             segmentation = self._results(prepared, cleaned, want)
-        check_invariants(segmentation)
+        check_invariants(segmentation, cleaned.foreground_mm3)
         return replace(segmentation, timings_s=timings)
 
     def _predict(self, prepared: Prepared, subject: str) -> np.ndarray:

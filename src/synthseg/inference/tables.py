@@ -1,22 +1,30 @@
-"""Volume tables of many scans: the original's CSV layout, and a tidy TSV. Rows of earlier scans are kept."""
+"""Volume tables of many scans: the original's CSV layout, and a tidy TSV. Rows of other runs are kept."""
 
 from __future__ import annotations
 
 import csv
 import io
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from synthseg.errors import UsageError
 from synthseg.files import atomic_file
+from synthseg.inference.locks import lock_beside
 
 Row = Mapping[str, float]  # structure name -> mm3, the total first
 TABLE_SUFFIXES = (".csv", ".tsv")
 TIDY_HEADER = ("subject", "value", "structure", "volume_mm3")
+SAVE_EVERY_S = 10.0
+SHARE_OF_TIME = 0.05  # at most this much of a run is spent on rewriting a table that has become long
 
 
 class VolumeTable:
-    """A table on disk that scans are added to, one at a time; written whole after each, so it is never half a file.
+    """A table on disk that scans are added to, also by several runs at the same time.
+
+    New rows wait in memory until :meth:`save`, which reads the file again, adds them and writes it whole, under a lock:
+    no run loses the rows of another, and the file is never half a table. A run that is killed between two savings
+    leaves them to the next one, which finds them in the scans' records.
 
     ``.csv``: one row a scan, CRLF line ends, header ``subject``, ``total intracranial``, names in ascending order of
     value, numbers as Python prints them after rounding to 3 decimals (reference 6.9). ``.tsv``: one row a structure:
@@ -35,12 +43,38 @@ class VolumeTable:
         self.names = tuple(names)
         self.values = dict(values)
         self.tidy = path.suffix.lower() == ".tsv"
-        self.rows: dict[str, list[str]] = self._read() if path.exists() else {}
+        self.rows: dict[str, list[str]] = self._read()
+        self._new: dict[str, list[str]] = {}
+        self._due = 0.0  # time.monotonic(): the first row is saved at once
 
     def add(self, subject: str, volumes: Row) -> None:
-        """Add or replace the row of ``subject`` and write the table. Raises: OutputError if it cannot be written."""
-        self.rows[subject] = [repr(round(float(volumes[name]), 3)) for name in self.names]
-        write_text(self.path, self._to_text())
+        """Add or replace the row of ``subject``; it is on the disk after the next :meth:`save`."""
+        cells = [repr(round(float(volumes[name]), 3)) for name in self.names]
+        if self.rows.get(subject) != cells:
+            self.rows[subject] = self._new[subject] = cells
+
+    def save(self) -> None:
+        """Put all new rows into the file.
+
+        Raises: OutputError if it cannot be written; UsageError if it holds other columns by now. The rows are then
+            kept for the next time.
+        """
+        if not self._new:
+            return
+        start = time.monotonic()
+        try:
+            with lock_beside(self.path):
+                self.rows = {**self._read(), **self._new}
+                write_text(self.path, self._to_text())
+            self._new = {}
+        finally:
+            end = time.monotonic()
+            self._due = end + max(SAVE_EVERY_S, (end - start) / SHARE_OF_TIME)
+
+    def save_if_due(self) -> None:
+        """:meth:`save`, if the last one was ``SAVE_EVERY_S`` ago; more rarely when saving takes long."""
+        if time.monotonic() >= self._due:
+            self.save()
 
     def _to_text(self) -> str:
         text = io.StringIO(newline="")
@@ -59,6 +93,8 @@ class VolumeTable:
     def _read(self) -> dict[str, list[str]]:
         try:
             text = self.path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return {}
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(
                 self.path, found=f"a file that cannot be read ({error})", fix="choose another file"

@@ -9,7 +9,7 @@ import numpy as np
 
 from synthseg.errors import UsageError
 from synthseg.inference import BatchOptions, Outputs, Segmenter, plan_jobs, run_batch
-from synthseg.report.overlay import write_overlay
+from synthseg.report.overlay import require_matplotlib, write_overlay
 from synthseg.volumes import Volume, write_volume
 
 
@@ -38,15 +38,20 @@ def load_template() -> Volume:
 def run_demo(segmenter: Segmenter, out: Path, template: Volume) -> DemoResult:
     """Write ``template.nii.gz``, its segmentation, ``volumes.tsv`` and an overlay picture into ``out``.
 
-    Raises: whatever a segmentation raises; OutputError if ``out`` cannot be written to.
+    Raises: UsageError without matplotlib, whatever a segmentation raises, OutputError if ``out`` cannot be written to.
     """
+    require_matplotlib()
     scan = out / "template.nii.gz"
     table = out / "volumes.tsv"
     write_volume(template, scan)
     outputs = Outputs(overlay=True)
     jobs = plan_jobs([scan], out, outputs)
     options = BatchOptions(overwrite=True, table=table, overlay=write_overlay)
-    outcome = run_batch(segmenter, jobs, outputs, options).outcomes[0]
-    if outcome.error is not None:
-        raise outcome.error
+    result = run_batch(segmenter, jobs, outputs, options)
+    if result.interrupted:
+        raise KeyboardInterrupt
+    outcome = result.outcomes[0]
+    error = outcome.error or result.table_error
+    if error is not None:
+        raise error
     return DemoResult((scan, *jobs[0].files.values(), table), outcome.volumes_mm3)

@@ -36,13 +36,20 @@ def write_overlay(scan: Volume, labels: Volume, structures: tuple[Structure, ...
     return path
 
 
-def draw_overlay(scan: Volume, labels: Volume, structures: tuple[Structure, ...]) -> Any:
-    """The figure of :func:`write_overlay`: a matplotlib Figure with 2 x 3 axes."""
+def require_matplotlib() -> None:
+    """Raise UsageError if no picture can be drawn: to be asked before the first scan is computed, not after it."""
     try:
-        from matplotlib.figure import Figure
+        import matplotlib.figure  # noqa: F401
     except ImportError as error:
         fix = 'install it with: pip install "synthseg[report]"'
         raise UsageError("the overlay picture", found="no matplotlib", fix=fix) from error
+
+
+def draw_overlay(scan: Volume, labels: Volume, structures: tuple[Structure, ...]) -> Any:
+    """The figure of :func:`write_overlay`: a matplotlib Figure with 2 x 3 axes."""
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
     label_map, _ = to_ras(labels)
     image, _ = to_ras(_on_grid_of(scan, labels))
     centre = cut_through(label_map.data)

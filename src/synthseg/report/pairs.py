@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,18 +17,26 @@ from synthseg.labels.protocol import LabelProtocol
 MAX_ROWS = 12  # of the figure; more pairs are written but not drawn
 
 
+def require_matplotlib() -> None:
+    """Raise UsageError if figures cannot be drawn: to be asked before the work, not after it."""
+    if importlib.util.find_spec("matplotlib") is None:
+        fix = 'install it with: pip install "synthseg[report]", or add --no-figure'
+        raise UsageError("the figure of pairs", found="no matplotlib", fix=fix)
+
+
 def write_pairs_figure(pairs: Sequence[WrittenPair], protocol: LabelProtocol, path: Path) -> Path:
     """One row a pair: sagittal, coronal and axial middle slices of the image, then of its target.
 
     Args:
+        pairs: at least one; the first :data:`MAX_ROWS` are drawn.
         protocol: colours of the target values.
-    Raises: UsageError if matplotlib is not installed; OutputError if the file cannot be written.
+    Raises: UsageError for no pairs or without matplotlib; OutputError if the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        fix = 'install it with: pip install "synthseg[report]", or add --no-figure'
-        raise UsageError("the figure of pairs", found="no matplotlib", fix=fix) from error
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    if not pairs:
+        raise UsageError("the figure of pairs", found="no pairs", fix="give at least one")
     shown = list(pairs)[:MAX_ROWS]
     figure = Figure(figsize=(12, 2.15 * len(shown)), layout="constrained", facecolor="black")
     cells = figure.subplots(len(shown), 6, squeeze=False)

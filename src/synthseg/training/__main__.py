@@ -1,6 +1,6 @@
 """``python -m synthseg.training RECIPE``: the same as ``synthseg train``, with the standard library's parser only.
 
-For bare GPU machines, where torch, numpy and safetensors are all there is.
+For bare GPU machines, where torch, numpy and safetensors are all there is. Exit codes: see :data:`CODES`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,17 @@ from pathlib import Path
 
 from synthseg.errors import SynthsegError
 
+CODES = (
+    "exit code: 0 when the run is finished, or was stopped early (Ctrl-C, SIGTERM, --max-minutes) with a checkpoint "
+    "and weights written; 1 for an error, 2 for a wrong command line or recipe, 130 when Ctrl-C came twice"
+)
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, print; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m synthseg.training", description="Train a network from a recipe.")
+    parser = argparse.ArgumentParser(
+        prog="python -m synthseg.training", description="Train a network from a recipe.", epilog=CODES
+    )
     parser.add_argument("recipe", type=Path)
     parser.add_argument("-o", "--out", type=Path, help="run folder (default: runs/RECIPE_NAME)")
     parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint")
@@ -26,15 +33,15 @@ def main(arguments: list[str] | None = None) -> int:
     from synthseg.training.loop import RunOptions, train
     from synthseg.training.recipe import load_recipe
 
-    options = RunOptions(
-        out=given.out or Path("runs") / given.recipe.stem,
-        resume=given.resume,
-        max_minutes=given.max_minutes,
-        init=given.init,
-        device=given.device,
-        threads=given.threads,
-    )
     try:
+        options = RunOptions(
+            out=given.out or Path("runs") / given.recipe.stem,
+            resume=given.resume,
+            max_minutes=given.max_minutes,
+            init=given.init,
+            device=given.device,
+            threads=given.threads,
+        )
         train(load_recipe(given.recipe), options)
     except SynthsegError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -34,6 +34,8 @@ class Progress:
     skipped: int = 0  # steps left out for a loss or gradient that was not finite
     best: float | None = None  # highest validation Dice
     scores: dict[str, float] = field(default_factory=dict)  # last validation
+    scores_step: int | None = None  # step they were measured at
+    started_from: dict[str, Any] | None = None  # name, sha256 and steps of the weights it began with; None: random
 
 
 def write_shards(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], *, format_name: str) -> Path:
@@ -76,22 +78,34 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str
 
 def read_shards(folder: Path, *, format_name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what :func:`write_shards` wrote. Raises TrainingError naming the file that is missing or damaged."""
+    index = read_index(folder, format_name=format_name)
     file = folder / "index.json"
     try:
-        index = json.loads(file.read_text(encoding="utf-8"))
-        if index.get("format") != format_name:
-            raise TrainingError(folder, found=f"format {index.get('format')!r}", fix=f"give a folder of {format_name}")
         tensors: dict[str, Tensor] = {}
         for n in range(index["shards"]):
             file = folder / f"{n:04d}.safetensors"
             tensors.update(load_file(file))
-    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
-        raise TrainingError(
-            file,
-            found=f"a damaged checkpoint ({error})",
-            fix=f"remove {folder}: the checkpoint before it is used then",
-        ) from error
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise _damaged(file, error) from error
     return tensors, index
+
+
+def read_index(folder: Path, *, format_name: str = _FORMAT) -> dict[str, Any]:
+    """The facts alone, without the tensors. Raises TrainingError if they are missing, damaged or of another format."""
+    file = folder / "index.json"
+    try:
+        index: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        found = index.get("format")
+    except (OSError, ValueError, AttributeError) as error:
+        raise _damaged(file, error) from error
+    if found != format_name:
+        raise TrainingError(folder, found=f"format {found!r}", fix=f"give a folder of {format_name}")
+    return index
+
+
+def _damaged(file: Path, error: Exception) -> TrainingError:
+    fix = f"remove {file.parent}: the checkpoint before it is used then"
+    return TrainingError(file, found=f"a damaged checkpoint ({error})", fix=fix)
 
 
 def save_checkpoint(

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from synthseg.errors import LabelError, TrainingError
-from synthseg.labels.protocol import LabelProtocol, builtin_protocols, load_protocol
+from synthseg.labels.protocol import Label, LabelProtocol, builtin_protocols, load_protocol
+from synthseg.weights import Weights
 
 
 def target_protocol(protocol: LabelProtocol) -> LabelProtocol:
     """The protocol of what a network trained on ``protocol`` puts out.
 
-    A built-in one with the same values if there is one; else the rows of the targets themselves, in channel order.
+    A built-in one whose rows mean the same (value, name, side, partner and topology group) if there is one; else the
+    rows of the targets themselves, in channel order.
     Raises: LabelError if a target value has no row of its own.
     """
     wanted = protocol.target_values.tolist()
-    for name in builtin_protocols():
-        candidate = load_protocol(name)
-        if candidate.name != protocol.name and candidate.values.tolist() == wanted:
-            return candidate
     rows = {int(label.value): label for label in protocol.labels}
     missing = [value for value in wanted if value not in rows]
     if missing:
@@ -40,7 +39,21 @@ def target_protocol(protocol: LabelProtocol) -> LabelProtocol:
         )
         for value in wanted
     ]
+    for name in builtin_protocols():
+        candidate = load_protocol(name)
+        if candidate.name != protocol.name and _meanings(candidate.labels) == _meanings(labels):
+            return candidate
     return LabelProtocol(f"{protocol.name}-targets", f"Targets of {protocol.name}", tuple(labels))
+
+
+def _meanings(labels: Iterable[Label]) -> list[tuple[int, int, str, str, int, int]]:
+    return [(row.value, row.target, row.name, row.side, row.partner, row.topology) for row in labels]
+
+
+def provenance(weights: Weights) -> dict[str, Any]:
+    """What a card says of the weights a run started from: name, hash and steps."""
+    card = weights.card
+    return {"name": weights.name, "sha256": card["sha256"], "steps": card.get("steps")}
 
 
 @dataclass(frozen=True)

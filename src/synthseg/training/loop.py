@@ -1,34 +1,35 @@
 """The training loop: one for every task.
 
 A step's random numbers depend on (seed, step, element) alone, so a resumed run continues the same sequence, and N
-processes with batch b see the elements that one process with batch N b sees.
+processes with batch b see the elements that one process with batch N b sees. On a CPU (same torch, same thread count) a
+resumed run is the uninterrupted one bit for bit; on a GPU, where sums have no fixed order, up to rounding.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn, optim
 from torch.nn.parallel import DistributedDataParallel
 
-from synthseg.errors import TrainingError
-from synthseg.training.checkpoint import Progress, list_checkpoints, load_checkpoint, save_checkpoint
+from synthseg.errors import TrainingError, UsageError
+from synthseg.training.checkpoint import Progress, list_checkpoints, load_checkpoint, read_index, save_checkpoint
 from synthseg.training.distributed import World, join_world, share_batch_norm, spread
-from synthseg.training.export import start_from
+from synthseg.training.export import provenance, start_from
 from synthseg.training.logs import RunLog, duration
+from synthseg.training.memory import explain_lack_of_memory
 from synthseg.training.recipe import Recipe
+from synthseg.training.resume import compare_recipes
 from synthseg.training.schedule import WeightAverage, learning_rate
+from synthseg.training.signals import StopOnSignal
 from synthseg.training.task import SegmentationTask, Task
 from synthseg.weights import load_weights, protocol_of, save_weights
 
@@ -37,7 +38,10 @@ MAX_SKIPPED_IN_ROW = 20  # steps with a loss that is not finite before the run i
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How this session runs; nothing here changes what is computed."""
+    """How this session runs; nothing here but ``init`` changes what is computed.
+
+    Raises: UsageError for a thread count below 1 or a negative time limit.
+    """
 
     out: Path  # run folder
     resume: bool = False
@@ -45,6 +49,12 @@ class RunOptions:
     init: str | Path | None = None  # weights to start from
     device: str = "auto"
     threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise UsageError("threads", found=repr(self.threads), fix="give at least 1, or leave it out for all cores")
+        if self.max_minutes is not None and not self.max_minutes >= 0:
+            raise UsageError("max_minutes", found=repr(self.max_minutes), fix="give 0 or more minutes")
 
 
 @dataclass(frozen=True)
@@ -66,16 +76,18 @@ def train(
         recipe: what to train.
         options: where and for how long; ``resume`` continues from the newest checkpoint (from the start if none).
         task_of: makes the task; segmentation by default.
-    Returns: the state reached; ``weights`` is the exported file (averaged weights if the recipe averages).
-    Raises: TrainingError for a run folder in use without ``resume``, unreadable inputs, or a diverged loss.
+    Returns: the state reached, also of a run that was stopped early; ``weights`` is the exported file (averaged weights
+        if the recipe averages).
+    Raises: TrainingError for a run folder in use without ``resume``, unreadable inputs, too little memory, or a
+        diverged loss; ConfigError for a recipe that does not fit its bank or the checkpoint to go on from.
     """
     if options.threads:
         torch.set_num_threads(options.threads)
-    with join_world(options.device) as world:
+    with join_world(options.device) as world, explain_lack_of_memory(recipe):
         _require_free(options)
         torch.manual_seed(recipe.optimizer.seed)  # initial weights only
         task = task_of(recipe, world.device)
-        with _StopOnSignal() as stop:
+        with StopOnSignal() as stop:
             return _Session(recipe, options, world, task).run(stop)
 
 
@@ -94,38 +106,13 @@ def _on(device: torch.device, network: nn.Module) -> nn.Module:
     return moved
 
 
-class _StopOnSignal:
-    """Ctrl-C or SIGTERM asks for a checkpoint and a clean end; a second Ctrl-C interrupts at once.
-
-    A second SIGTERM does not: schedulers send it to a process and again to its group, torchrun after a Ctrl-C.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _StopOnSignal:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._ask)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        if self.asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.asked = True
-
-
 class _Session:
     """One sitting of a run: state and the steps on it."""
 
     def __init__(self, recipe: Recipe, options: RunOptions, world: World, task: Task) -> None:
         self.recipe, self.options, self.world, self.task = recipe, options, world, task
         self.config = recipe.optimizer
+        self.targets: list[int] = task.output_protocol.target_values.tolist()  # of each channel; a bad table fails here
         self.network = _on(world.device, task.build_network())
         self.optimizer = self._fresh_optimizer()
         self.average = WeightAverage(self.network, self.config.ema_decay) if self.config.ema_decay else None
@@ -149,19 +136,32 @@ class _Session:
     def _restore(self) -> None:
         found = list_checkpoints(self.options.out) if self.options.resume else []
         if found:
-            average = self.average.state if self.average else None
-            facts = load_checkpoint(found[-1], self.network, self.optimizer, average)
-            self.progress = Progress(**facts["progress"])
-            if self.average:
-                self.average.updates = facts.get("average_updates", self.progress.step)
-            self.notes.append(f"resumed at step {self.progress.step} from {found[-1].name}")
+            self._resume(found[-1])
         elif self.options.init is not None:
             weights = load_weights(self.options.init)
-            old, new = (p.target_values.tolist() for p in (protocol_of(weights), self.task.output_protocol))
-            report = start_from(self.network, weights.tensors, old, new)
+            report = start_from(
+                self.network, weights.tensors, protocol_of(weights).target_values.tolist(), self.targets
+            )
+            self.progress.started_from = provenance(weights)
             self.notes.append(f"started from {weights.name}: {report.sentence()}")
             if self.average:
                 self.average = WeightAverage(self.network, self.config.ema_decay)
+
+    def _resume(self, checkpoint: Path) -> None:
+        facts = read_index(checkpoint)
+        changes = compare_recipes(facts, self.recipe, self.targets, where=checkpoint.name)
+        load_checkpoint(checkpoint, self.network, self.optimizer, self.average.state if self.average else None)
+        self.progress = Progress(**facts["progress"])
+        if self.average:
+            self.average.updates = facts.get("average_updates", self.progress.step)
+        self.notes += [f"resumed at step {self.progress.step} from {checkpoint.name}", *changes]
+        if self.options.init is None:
+            return
+        if "started_from" in facts["progress"]:
+            self.notes.append("the weights to start from are not used again: the run goes on from its checkpoint")
+        else:  # a checkpoint from before this was kept: the command that is repeated knows
+            self.progress.started_from = provenance(load_weights(self.options.init))
+            self.notes.append(f"{checkpoint.name} does not say what the run started from: noted what is given now")
 
     def _wrap(self) -> nn.Module:
         if self.world.size == 1:
@@ -170,7 +170,7 @@ class _Session:
         ids = [self.world.device.index] if self.world.device.type == "cuda" else None
         return spread(self.network, ids)
 
-    def run(self, stop: _StopOnSignal) -> RunResult:
+    def run(self, stop: StopOnSignal) -> RunResult:
         """Steps until done or asked to stop, with checkpoints between."""
         started = last_saved = last_logged = time.monotonic()
         before = self.progress.seconds
@@ -250,7 +250,7 @@ class _Session:
                 fix="resume with a lower learning rate, clip_norm, or float32",
             )
 
-    def _log(self, seconds: float, stop: _StopOnSignal) -> None:
+    def _log(self, seconds: float, stop: StopOnSignal) -> None:
         mean = self.world.mean(self.loss_sum / self.loss_count).item()  # NaN if every step was left out
         step = self.progress.step
         per_step = seconds / (step - self.logged_step)
@@ -273,7 +273,7 @@ class _Session:
     def _validate(self) -> None:
         if self.world.leads:
             scores = self.task.validate(self._best_network())
-            self.progress.scores = scores
+            self.progress.scores, self.progress.scores_step = scores, self.progress.step if scores else None
             if scores:
                 self._say("validation " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))
                 assert self.log is not None
@@ -294,6 +294,7 @@ class _Session:
     def _save(self) -> None:
         if self.world.leads:
             facts: dict[str, Any] = {"progress": dataclasses.asdict(self.progress), "recipe": self.recipe.to_dict()}
+            facts["targets"] = self.targets
             if self.average:
                 facts["average_updates"] = self.average.updates
             average = self.average.state if self.average else None
@@ -308,6 +309,8 @@ class _Session:
             "samples": self.progress.samples,
             "hours": round(self.progress.seconds / 3600, 3),
             "scores": self.progress.scores,
+            "scores_step": self.progress.scores_step,
+            "started_from": self.progress.started_from,
             "generation": self.recipe.to_dict()["generation"],
             "optimizer": self.recipe.to_dict()["optimizer"],
         }

@@ -101,7 +101,7 @@ class Recipe:
 
 
 def load_recipe(path: str | Path) -> Recipe:
-    """Read a recipe. ``preset = "paper"`` or ``"original"`` in [generation] sets the values the other keys change.
+    """Read a recipe. ``preset`` in [generation] ("paper", "original" or "t1") sets the values the other keys change.
 
     Raises: ConfigError naming the file and the key for anything unknown, missing or out of range.
     """
@@ -110,7 +110,7 @@ def load_recipe(path: str | Path) -> Recipe:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(
-            path, found="no such file", fix="give the path of a recipe, e.g. recipes/adult.toml"
+            path, found="no such file", fix="give the path of a recipe, e.g. recipes/adult-1mm.toml"
         ) from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(path, found=f"no readable TOML ({error})", fix="mend the file") from error

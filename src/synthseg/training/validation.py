@@ -1,6 +1,9 @@
 """Scores on real scans while a network trains, at its working resolution and without test-time extras.
 
-The scans are packed once (with the volumes room, where nibabel is), so that a bare training machine can read them.
+The scans are packed once (where nibabel is), so that a bare training machine can read them. Packing prepares a scan
+by inference's own rules, the defaults of ``InferenceConfig``: the tolerance within which it is not resampled, and the
+percentiles that become 0 and 1. CT is left out: it would need the Hounsfield window too, on which inference decides
+scan by scan and says so in notes.
 """
 
 from __future__ import annotations
@@ -19,16 +22,16 @@ from torch.nn import functional
 
 from synthseg.errors import TrainingError
 from synthseg.files import atomic_file
-from synthseg.generation.intensity import stretch_percentiles
 from synthseg.labels.protocol import LabelProtocol
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from synthseg.volumes.volume import Volume
+
 IGNORED = 255  # channel written where the truth is not to be scored
-CONTRASTS = ("t1", "t2", "pd", "flair", "ct")  # endings that a scan's name may have
+CONTRASTS = ("t1", "t2", "pd", "flair")  # endings that a scan's name may have
 _FORMAT = "synthseg-validation-1"
-PERCENTILES = (1.0, 99.0)  # as inference rescales its scans
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class ValidationSet:
 
 
 def load_validation(path: Path, protocol: LabelProtocol, spacing_mm: float) -> ValidationSet:
-    """Read a packed set, or pack a folder of pairs ``NAME_t1.nii.gz`` / ``NAME_aseg.nii.gz`` (any scan suffix).
+    """Read a packed set, or pack a folder of pairs ``NAME_t1.nii.gz`` / ``NAME_aseg.nii.gz`` (:data:`CONTRASTS`).
 
     Raises: TrainingError for a missing place, a folder without pairs, or a set packed at another spacing or for
         other target labels.
@@ -94,17 +97,22 @@ def load_validation(path: Path, protocol: LabelProtocol, spacing_mm: float) -> V
 
 
 def pack_validation(folder: Path, protocol: LabelProtocol, spacing_mm: float) -> ValidationSet:
-    """Bring a folder of pairs onto the working grid. Needs the volumes room (nibabel)."""
+    """Bring a folder of pairs onto the working grid, prepared as inference does. Needs nibabel and scipy.
+
+    Raises: TrainingError for a folder without pairs, or a pair on different grids; VolumeError for a scan that cannot
+        be read or has no contrast.
+    """
     import numpy as np
 
-    from synthseg.volumes.orient import to_ras
+    from synthseg.inference.config import InferenceConfig
+    from synthseg.inference.prepare import rescale
     from synthseg.volumes.read import read_volume
-    from synthseg.volumes.resample import resample_to_spacing
 
+    config = InferenceConfig()
     names, images, targets = [], [], []
     for scan, truth in find_pairs(folder):
-        image, _ = to_ras(resample_to_spacing(read_volume(scan), spacing_mm, order=1))
-        label_map, _ = to_ras(resample_to_spacing(read_volume(truth, labels=True), spacing_mm, order=0))
+        image = _on_grid(read_volume(scan), spacing_mm, config.spacing_tolerance, order=1)
+        label_map = _on_grid(read_volume(truth, labels=True), spacing_mm, config.spacing_tolerance, order=0)
         apart = np.abs(image.affine - label_map.affine).max()
         if image.shape != label_map.shape or apart > spacing_mm / 2:
             raise TrainingError(
@@ -112,20 +120,29 @@ def pack_validation(folder: Path, protocol: LabelProtocol, spacing_mm: float) ->
                 found=f"shape {label_map.shape}, {apart:.3g} mm away from {scan.name} of {image.shape}",
                 fix="bring scan and label map onto one grid",
             )
-        tensor = torch.from_numpy(image.data.copy()).float()[None, None]
-        images.append(stretch_percentiles(tensor, PERCENTILES)[0, 0])
+        images.append(torch.from_numpy(rescale(image.data, config.percentiles, subject=str(scan))))
         targets.append(torch.from_numpy(channels_of(label_map.data, protocol)))
         names.append(scan.name)
     if not names:
-        raise TrainingError(
-            folder, found="no pairs of scan and label map", fix="name them NAME_t1.nii.gz, NAME_aseg.nii.gz"
-        )
+        fix = f"name them NAME_t1.nii.gz, NAME_aseg.nii.gz; instead of t1 also {', '.join(CONTRASTS[1:])}, but not ct"
+        raise TrainingError(folder, found="no pairs of scan and label map", fix=fix)
     values = tuple(protocol.target_values.tolist())
     return ValidationSet(tuple(names), tuple(images), tuple(targets), spacing_mm, values)
 
 
+def _on_grid(volume: Volume, spacing_mm: float, tolerance: float, *, order: int) -> Volume:
+    """A scan or label map in RAS order, at the working spacing or close enough to it."""
+    from synthseg.inference.grids import close_to_spacing
+    from synthseg.volumes.orient import to_ras
+    from synthseg.volumes.resample import resample_to_spacing
+
+    if not close_to_spacing(volume.spacing_mm, spacing_mm, tolerance):
+        volume = resample_to_spacing(volume, spacing_mm, order=order)
+    return to_ras(volume)[0]
+
+
 def find_pairs(folder: Path) -> Iterator[tuple[Path, Path]]:
-    """Scans with a label map ``NAME_aseg`` or ``NAME_seg`` of the same beginning, sorted by name."""
+    """Scans with a label map ``NAME_aseg`` or ``NAME_seg`` of the same beginning, sorted by name; CT passed over."""
     for truth in sorted([*folder.glob("*_aseg.nii*"), *folder.glob("*_seg.nii*")]):
         stem = truth.name.rsplit("_", 1)[0]
         for contrast in sorted(CONTRASTS):

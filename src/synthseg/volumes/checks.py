@@ -15,8 +15,11 @@ from synthseg.volumes.volume import spacing_of
 MIN_SLICES = 4  # fewer voxels than this along an axis: not a volume (reference 6.3, step 1: "at most 3 slices")
 FEW_SLICES = 10  # up to this many: usable, but worth a note
 MAX_VOXELS = 200_000_000  # as stored; a 0.5 mm whole head, 512 x 512 x 512, has 134 million
-MAX_VOXELS_AT_1MM = 64_000_000  # after resampling to 1 mm, i.e. 64 litres: 400 x 400 x 400 mm
+# After resampling to 1 mm, i.e. 130 litres: a body-sized CT, 500 x 500 x 300 mm, has 75. Read at this size a scan takes
+# 0.5 GiB in float32, and as much again for each copy on the way; at 2 mm, where the network sees it, an eighth.
+MAX_VOXELS_AT_1MM = 130_000_000
 MIN_SPACING_MM = 0.15  # smaller voxels than in any head scan: usually wrong units
+MIN_SPACING_LABELS_MM = 0.02  # label maps are also training data, and those of a mouse's brain have voxels of 0.025 mm
 MAX_SPACING_MM = 20.0
 _SLICER = "save one 3D volume first, e.g. nibabel.save(image.slicer[..., 0], 'one.nii.gz')"
 
@@ -42,17 +45,22 @@ def check_shape(shape: tuple[int, ...], path: Path) -> tuple[tuple[int, int, int
     return (x, y, z), notes
 
 
-def check_affine(affine: np.ndarray, path: Path, *, units: str = "") -> None:
-    """VolumeError if the affine is not finite or not invertible, or if its voxel sizes are no head scan's."""
+def check_affine(affine: np.ndarray, path: Path, *, units: str = "", labels: bool = False) -> None:
+    """VolumeError if the affine is not finite or not invertible, or if its voxel sizes are no head scan's.
+
+    Label maps may have smaller voxels than scans: they may be an animal's, to train with.
+    """
     fix = "repair the header's orientation, or convert the scan again from its source"
     if not np.isfinite(affine).all():
         raise VolumeError(path, found="an affine with values that are not finite", fix=fix)
     spacing = spacing_of(affine)
     text = " x ".join(f"{s:.4g}" for s in spacing)
+    smallest = MIN_SPACING_LABELS_MM if labels else MIN_SPACING_MM
     if min(spacing) > 0 and abs(np.linalg.det(affine[:3, :3] / spacing)) > 1e-3:
-        if min(spacing) >= MIN_SPACING_MM and max(spacing) <= MAX_SPACING_MM:
+        # 1e-3: 0.02 mm in a header's single precision may be a little less
+        if min(spacing) >= smallest * (1 - 1e-3) and max(spacing) <= MAX_SPACING_MM:
             return
-        found = f"voxels of {text} mm{units}, outside {MIN_SPACING_MM} to {MAX_SPACING_MM:g} mm"
+        found = f"voxels of {text} mm{units}, outside {smallest:g} to {MAX_SPACING_MM:g} mm"
         unit_fix = "the units may be wrong: check the header's voxel sizes and xyzt_units (metre, mm or micron)"
         raise VolumeError(path, found=found, fix=unit_fix + ", or resample the scan")
     raise VolumeError(path, found=f"a singular affine (columns of length {text} mm)", fix=fix)

@@ -72,7 +72,7 @@ def read_volume(path: str | Path, *, labels: bool = False) -> Volume:
                 path, found=f"{kind} as voxels ({source.dtype})", fix="save one real number per voxel first"
             )
         shape, shape_notes = check_shape(source.shape, path)
-        check_affine(source.affine, path, units=source.units)
+        check_affine(source.affine, path, units=source.units, labels=labels)
         check_size(shape, source.affine, path)
         data = source.load(labels).reshape(shape, order="A")
     data, data_notes = (check_labels(data, path), []) if labels else check_image(data, path)

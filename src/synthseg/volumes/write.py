@@ -32,7 +32,8 @@ def write_volume(volume: Volume, path: str | Path, *, dtype: Any = None, header_
         path: ends in .nii, .nii.gz, .mgz, .mgh or .npz (arrays ``vol_data`` and ``affine``); folders are made.
         dtype: the type on disk. By default that of the data, with float64 and float16 as float32, int64 as int32 and
             bool as uint8; MGH, which knows few types, takes the next larger one.
-        header_like: a NIfTI file whose sform code (scanner, aligned, MNI, ...) is kept; otherwise it is 1, scanner.
+        header_like: a NIfTI file whose space (scanner, aligned, MNI, ...: the code of the form that is used) is kept;
+            otherwise, and without a code there, it is 1, scanner.
     Returns: the path. sform and qform are both set, in mm; with a sheared affine only the sform: no qform can say it.
     Raises: OutputError for an unknown extension, values that ``dtype`` cannot hold, or a place that cannot be written.
     """
@@ -41,17 +42,25 @@ def write_volume(volume: Volume, path: str | Path, *, dtype: Any = None, header_
     if volume.data.ndim != 3:
         raise OutputError(path, found=f"data of shape {volume.data.shape}", fix="pass [X, Y, Z], or use write_array4d")
     data = _as_stored(volume.data, dtype, extension, path)
-    code = 1 if header_like is None else _sform_code(header_like)
+    code = 1 if header_like is None else _space_code(header_like)
     _write(path, extension, data, volume.affine, code, None)
     return path
 
 
-def write_array4d(array: np.ndarray, affine: np.ndarray, path: str | Path, names: Sequence[str] | None = None) -> Path:
+def write_array4d(
+    array: np.ndarray,
+    affine: np.ndarray,
+    path: str | Path,
+    names: Sequence[str] | None = None,
+    *,
+    header_like: str | Path | None = None,
+) -> Path:
     """Write posteriors [C, X, Y, Z] as one float32 file, atomically, channels last: (X, Y, Z, C).
 
     Args:
         names: of the channels; kept in NIfTI as a comment extension (JSON, ``{"channels": [...]}``), in npz as the
             array ``channels``; MGH has no place for them.
+        header_like: as in :func:`write_volume`.
     Raises: OutputError as in :func:`write_volume`, and if there are not C names.
     """
     path = Path(path)
@@ -60,7 +69,8 @@ def write_array4d(array: np.ndarray, affine: np.ndarray, path: str | Path, names
         found = f"an array of shape {array.shape} with {'no' if names is None else len(names)} names"
         raise OutputError(path, found=found, fix="pass [C, X, Y, Z] and C names")
     data = np.moveaxis(array, 0, -1).astype(np.float32, copy=False)
-    _write(path, extension, data, affine, 1, None if names is None else [str(name) for name in names])
+    code = 1 if header_like is None else _space_code(header_like)
+    _write(path, extension, data, affine, code, None if names is None else [str(name) for name in names])
     return path
 
 
@@ -93,12 +103,13 @@ def _as_stored(data: np.ndarray, dtype: Any, extension: str, path: Path) -> np.n
     return data.astype(target, copy=False)
 
 
-def _sform_code(header_like: str | Path) -> int:
+def _space_code(header_like: str | Path) -> int:
     if extension_of(header_like) not in (".nii", ".nii.gz"):
         return 1  # the other formats have no such code
     try:
         image: Any = nib.load(header_like)
-        return max(1, int(image.header["sform_code"]))
+        codes = int(image.header["sform_code"]), int(image.header["qform_code"])
+        return next((code for code in codes if code > 0), 1)
     except (OSError, ValueError, EOFError, KeyError, ImageFileError, HeaderDataError) as error:
         fix = "give the NIfTI file whose space the result is in, or leave header_like out"
         raise OutputError(header_like, found=f"no readable NIfTI header ({error})", fix=fix) from error

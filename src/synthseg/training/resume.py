@@ -1,0 +1,79 @@
+"""What may change between a checkpoint and the run that goes on from it, and what may not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from synthseg.configs import config_from_dict, config_to_dict
+from synthseg.errors import ConfigError
+from synthseg.generation.config import GenerationConfig
+from synthseg.networks import UNetConfig
+from synthseg.training.recipe import DataConfig, OptimizerConfig, OutputConfig, Recipe
+
+_TABLES: dict[str, type] = {
+    "data": DataConfig,
+    "generation": GenerationConfig,
+    "network": UNetConfig,
+    "optimizer": OptimizerConfig,
+    "output": OutputConfig,
+}
+_SPACING = "generation.grid.spacing_mm"
+_FIX = "set it back, or train in another folder, starting with --init from the weights of this run"
+
+
+def compare_recipes(facts: Mapping[str, Any], recipe: Recipe, targets: list[int], *, where: str) -> list[str]:
+    """Compare a checkpoint with the recipe that is to go on from it.
+
+    Steps, schedule, priors and the like may change on purpose: they come back as a note for the log.
+
+    Args:
+        facts: the checkpoint's index.
+        targets: label value of each output channel now.
+        where: the checkpoint's name, for messages.
+    Raises: ConfigError if the network, the label values of its channels or its spacing are other ones.
+    """
+    stored = facts.get("recipe")
+    if not isinstance(stored, Mapping):
+        return [f"{where} holds no recipe: not compared"]
+    before, now = _flat(_completed(stored)), _flat(recipe.to_dict())
+    changed = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key) and key != "folder"]
+    for key in changed:
+        if key.startswith("network.") or key == _SPACING:
+            found = f"{_shown(now.get(key))}, but {_shown(before.get(key))} in {where}"
+            raise ConfigError(key, found=found, fix=_FIX)
+    notes = []
+    if "targets" not in facts:  # checkpoints from before they were kept
+        notes.append(f"{where} does not name the labels of its channels: not compared")
+    elif facts["targets"] != targets:
+        found = f"a protocol with the targets {targets}, but {facts['targets']} in {where}"
+        raise ConfigError("data.bank", found=found, fix=_FIX)
+    if changed:
+        each = (f"{key} {_shown(before.get(key))} -> {_shown(now.get(key))}" for key in changed)
+        notes.append(f"recipe changed since {where}: {'; '.join(each)}")
+    return notes
+
+
+def _completed(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The stored recipe with the defaults of keys that have come into being since, so that those are no change."""
+    completed = dict(stored)
+    for name, kind in _TABLES.items():
+        try:
+            completed[name] = config_to_dict(config_from_dict(kind, stored.get(name, {}), where=name))
+        except ConfigError:  # a key that is no more, or a value no longer allowed: compared as it is written
+            completed[name] = stored.get(name, {})
+    return completed
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else str(value)

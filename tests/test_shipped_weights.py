@@ -1,0 +1,56 @@
+"""The weights in the package: that they are there, whole, and find brains in real scans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from synthseg.evaluation import EvaluationConfig, evaluate_pair, summarise
+from synthseg.inference import Outputs, Segmenter, load_model, plan_jobs, run_batch
+from synthseg.weights import store, verify_weights
+
+SCAN = "oasis_1110"
+DICE_FLOOR = 0.5  # far below what they reach (docs/weights.md): this is no benchmark, it catches a broken file or grid
+
+
+def test_every_shipped_file_verifies_and_the_default_is_one_of_them() -> None:
+    shipped = sorted(store.SHIPPED_DIR.glob("*.safetensors"))
+    assert store.DEFAULT_NAME in [path.stem for path in shipped]
+    for path in shipped:
+        assert verify_weights(path).checks
+
+
+def test_the_default_weights_segment_what_the_readme_says() -> None:
+    model = load_model("default")
+    assert model.protocol == "synthseg-2.0"
+    assert model.spacing_mm == 2.0
+    assert len(model.channels) == 33
+
+
+@pytest.mark.slow
+def test_the_default_weights_find_the_structures_of_a_real_scan(tmp_path: Path, shared: Path) -> None:
+    folder = shared / "data" / "validation" / "oasis"
+    outputs = Outputs()
+    jobs = plan_jobs([folder / f"{SCAN}_t1.nii.gz"], tmp_path, outputs)
+    result = run_batch(Segmenter("default", device="cpu"), jobs, outputs)
+    assert [outcome.message for outcome in result.outcomes] == [""]
+    config = EvaluationConfig(surface=False)
+    scores = evaluate_pair(jobs[0].files["labels"], folder / f"{SCAN}_aseg.nii.gz", config)
+    assert summarise(scores.rows).dice > DICE_FLOOR, [(row.structure, round(row.dice, 3)) for row in scores.rows]
+    assert 30 <= len(scores.rows) <= 32
+
+
+@pytest.mark.slow
+def test_the_default_weights_measure_the_demos_template_plausibly(tmp_path: Path) -> None:
+    pytest.importorskip("nilearn")
+    pytest.importorskip("matplotlib")
+    from synthseg.report.demo import load_template, run_demo
+
+    volumes = run_demo(Segmenter("default", device="cpu"), tmp_path, load_template()).volumes_mm3
+    assert 1.2e6 < volumes["total intracranial"] < 2.2e6
+    for name, usual_mm3 in (("hippocampus", 4500), ("thalamus", 8500)):  # in MNI space, where heads are large
+        left, right = volumes[f"left {name}"], volumes[f"right {name}"]
+        assert usual_mm3 / 2 < min(left, right)
+        assert max(left, right) < usual_mm3 * 2
+        assert max(left, right) / min(left, right) < 1.3  # the template is nearly symmetric
