@@ -15,7 +15,7 @@ from scipy import ndimage
 from inference_helpers import phantom_affine, small_protocol
 from synthseg.errors import ConfigError, UsageError, VolumeError, WeightsError
 from synthseg.inference.config import DEFAULT, FAST, InferenceConfig, mode_config
-from synthseg.inference.grids import Grid, close_to_spacing
+from synthseg.inference.grids import Grid
 from synthseg.inference.postprocess import (
     argmax_channels,
     bring_to,
@@ -31,12 +31,12 @@ from synthseg.inference.prepare import (
     looks_like_ct,
     pad_to_multiple,
     prepare,
-    rescale,
     window_ct,
 )
 from synthseg.inference.structures import channels_of, find_structures
 from synthseg.labels import Label, LabelProtocol, load_protocol
 from synthseg.volumes import Volume, resample_to_spacing
+from synthseg.volumes.standard import close_to_spacing, rescale
 
 FACES = ndimage.generate_binary_structure(3, 1)
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
 from synthseg.errors import ConfigError
+from synthseg.volumes.standard import PERCENTILES, SPACING_TOLERANCE
 
 Space = Literal["native", "1mm", "both"]
 Precision = Literal["float32", "bfloat16"]
@@ -20,10 +21,12 @@ class InferenceConfig:
     """
 
     # Paper: 1st and 99th. The original code uses (0.5, 99.5): pass that to compare with it.
-    percentiles: tuple[float, float] = (1.0, 99.0)  # of all voxels of the resampled scan
+    percentiles: tuple[float, float] = PERCENTILES  # of all voxels of the resampled scan
     ct: bool | None = None  # clip to ct_window; None: recognise Hounsfield units by themselves
     ct_window: tuple[float, float] = (0.0, 80.0)  # Hounsfield units
-    spacing_tolerance: float = 0.05  # relative: a scan this close to a grid's voxel size is not resampled to it
+    spacing_tolerance: float = (
+        SPACING_TOLERANCE  # relative: a scan this close to a grid's voxel size is not resampled to it
+    )
     flip: bool = True  # average with the prediction of the left-right mirrored scan
     smoothing_sigma_vox: float = 0.5  # of the posteriors, in voxels of the working grid, 3 taps; 0 turns it off
     foreground_threshold: float = 0.25  # on the sum of all posteriors but background

@@ -32,8 +32,3 @@ class Grid:
         """The part that begins at voxel ``start`` (may be negative: the grid then grows)."""
         (x, y, z), (i, j, k) = (int(n) for n in shape), (int(n) for n in start)
         return Grid((x, y, z), Window((i, j, k), (x, y, z), self.shape).affine(self.affine))
-
-
-def close_to_spacing(spacing_mm: np.ndarray, target_mm: float, tolerance: float) -> bool:
-    """Whether every axis lies within the relative ``tolerance`` of ``target_mm`` (reference 6.3, step 2: 5 %)."""
-    return bool(np.all(np.abs(np.asarray(spacing_mm) / target_mm - 1) <= tolerance + 1e-9))

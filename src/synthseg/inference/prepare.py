@@ -11,8 +11,9 @@ from torch import Tensor
 
 from synthseg.errors import VolumeError
 from synthseg.inference.config import InferenceConfig
-from synthseg.inference.grids import Grid, close_to_spacing
+from synthseg.inference.grids import Grid
 from synthseg.volumes import Orientation, Volume, center_window, resample_to_spacing, to_ras
+from synthseg.volumes.standard import close_to_spacing, rescale
 
 RESULT_SPACING_MM = 1.0
 AIR_HU = -900.0  # air is -1000 HU; scanners fill the corners with -1024, -2000 or -3024
@@ -142,27 +143,6 @@ def window_ct(data: np.ndarray, config: InferenceConfig) -> tuple[np.ndarray, li
             f"has negative intensities (down to {data.min():g}) but was not recognised as CT; if it is, use --ct"
         ]
     return data, []
-
-
-def rescale(data: np.ndarray, percentiles: tuple[float, float], *, subject: str) -> np.ndarray:
-    """Map the two percentiles of all voxels to 0 and 1, clipped. float32.
-
-    Raises: VolumeError if both percentiles are the same number.
-    Source: Billot et al. 2023, section 3.3.
-    """
-    low, high = (float(value) for value in np.percentile(data, percentiles))
-    if not high > low:
-        p_low, p_high = percentiles
-        smallest, largest = float(data.min()), float(data.max())
-        found = (
-            f"no contrast: percentiles {p_low:g} and {p_high:g} are both {low:g} (range {smallest:g} to {largest:g})"
-        )
-        fix = "give a scan with an image in it"
-        if largest > smallest:
-            fix = "crop it to the head, or check its intensities (Hounsfield units need --ct, other scans --no-ct)"
-        raise VolumeError(subject, found=found, fix=fix)
-    scaled = (np.clip(data, low, high).astype(np.float32) - np.float32(low)) / np.float32(high - low)
-    return np.clip(scaled, 0, 1, out=scaled)
 
 
 def pad_to_multiple(data: np.ndarray, multiple: int) -> tuple[np.ndarray, tuple[int, int, int]]:

@@ -1,7 +1,7 @@
 """Scores on real scans while a network trains, at its working resolution and without test-time extras.
 
 The scans are packed once (where nibabel is), so that a bare training machine can read them. Packing prepares a scan
-by inference's own rules, the defaults of ``InferenceConfig``: the tolerance within which it is not resampled, and the
+by the rules inference follows (``volumes.standard``): the tolerance within which it is not resampled, and the
 percentiles that become 0 and 1. CT is left out: it would need the Hounsfield window too, on which inference decides
 scan by scan and says so in notes.
 """
@@ -104,15 +104,13 @@ def pack_validation(folder: Path, protocol: LabelProtocol, spacing_mm: float) ->
     """
     import numpy as np
 
-    from synthseg.inference.config import InferenceConfig
-    from synthseg.inference.prepare import rescale
     from synthseg.volumes.read import read_volume
+    from synthseg.volumes.standard import rescale
 
-    config = InferenceConfig()
     names, images, targets = [], [], []
     for scan, truth in find_pairs(folder):
-        image = _on_grid(read_volume(scan), spacing_mm, config.spacing_tolerance, order=1)
-        label_map = _on_grid(read_volume(truth, labels=True), spacing_mm, config.spacing_tolerance, order=0)
+        image = _on_grid(read_volume(scan), spacing_mm, order=1)
+        label_map = _on_grid(read_volume(truth, labels=True), spacing_mm, order=0)
         apart = np.abs(image.affine - label_map.affine).max()
         if image.shape != label_map.shape or apart > spacing_mm / 2:
             raise TrainingError(
@@ -120,7 +118,7 @@ def pack_validation(folder: Path, protocol: LabelProtocol, spacing_mm: float) ->
                 found=f"shape {label_map.shape}, {apart:.3g} mm away from {scan.name} of {image.shape}",
                 fix="bring scan and label map onto one grid",
             )
-        images.append(torch.from_numpy(rescale(image.data, config.percentiles, subject=str(scan))))
+        images.append(torch.from_numpy(rescale(image.data, subject=str(scan))))
         targets.append(torch.from_numpy(channels_of(label_map.data, protocol)))
         names.append(scan.name)
     if not names:
@@ -130,13 +128,13 @@ def pack_validation(folder: Path, protocol: LabelProtocol, spacing_mm: float) ->
     return ValidationSet(tuple(names), tuple(images), tuple(targets), spacing_mm, values)
 
 
-def _on_grid(volume: Volume, spacing_mm: float, tolerance: float, *, order: int) -> Volume:
+def _on_grid(volume: Volume, spacing_mm: float, *, order: int) -> Volume:
     """A scan or label map in RAS order, at the working spacing or close enough to it."""
-    from synthseg.inference.grids import close_to_spacing
     from synthseg.volumes.orient import to_ras
     from synthseg.volumes.resample import resample_to_spacing
+    from synthseg.volumes.standard import close_to_spacing
 
-    if not close_to_spacing(volume.spacing_mm, spacing_mm, tolerance):
+    if not close_to_spacing(volume.spacing_mm, spacing_mm):
         volume = resample_to_spacing(volume, spacing_mm, order=order)
     return to_ras(volume)[0]
 
