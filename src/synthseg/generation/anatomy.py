@@ -88,9 +88,11 @@ def draw_anatomy(
         low = -center * spacing
         room = (bank.shapes[chosen] - 1) * spacing - 2 * half_mm
         low = torch.where(room < 0, -half_mm.expand_as(low), low)
-    corner = low + room.clamp(min=0) * torch.rand(batch, 3, generator=rng, device=device)
-    # On whole voxels of the map, so that an undeformed crop copies the map exactly.
-    corner = ((corner / spacing + center).round() - center) * spacing
+    # On whole voxels of the map, so that an undeformed crop copies the map exactly; each of them equally likely.
+    steps = (room.clamp(min=0) / spacing + 1e-4).floor()
+    chance = torch.rand(batch, 3, generator=rng, device=device)
+    first = (low / spacing + center).round() + torch.minimum((chance * (steps + 1)).floor(), steps)
+    corner = (first - center) * spacing
     return AnatomyDraw(
         map_index=chosen,
         donor_index=donor,
