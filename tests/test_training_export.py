@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from synthseg.errors import LabelError, TrainingError, WeightsError
 from synthseg.labels.protocol import LabelProtocol, load_protocol
 from synthseg.networks import UNet, UNetConfig
 from synthseg.training import SegmentationTask
-from synthseg.training.checkpoint import list_checkpoints
 from synthseg.training.export import start_from, target_protocol
 from synthseg.training.validation import ValidationSet
 from synthseg.weights import build_network, load_weights, protocol_of, verify_weights
@@ -201,16 +199,6 @@ def test_missing_starting_weights_are_named(tmp_path: Path):
 # Where weights come from, and of which step their scores are
 
 
-def as_of_old(out: Path) -> None:
-    """Take from the newest checkpoint what those of earlier releases do not hold."""
-    file = list_checkpoints(out)[-1] / "index.json"
-    index = json.loads(file.read_text(encoding="utf-8"))
-    for key in ("scores_step", "started_from"):
-        del index["progress"][key]
-    del index["targets"]
-    file.write_text(json.dumps(index), encoding="utf-8")
-
-
 def test_the_card_keeps_what_a_run_started_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     first = run(cut(tiny_recipe(tmp_path), 2), tmp_path / "first").weights
     assert first is not None
@@ -228,27 +216,6 @@ def test_the_card_keeps_what_a_run_started_from(tmp_path: Path, capsys: pytest.C
     assert "weights to start from are not used again" in capsys.readouterr().err
 
 
-def test_an_old_checkpoint_goes_on_with_what_the_command_says_it_started_from(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    first = run(cut(tiny_recipe(tmp_path), 2), tmp_path / "first").weights
-    assert first is not None
-    recipe = tiny_recipe(tmp_path, optimizer={"seed": 8})
-    for name, given in (("told", first), ("untold", None)):
-        out = tmp_path / name
-        run(cut(recipe, 3), out, init=first)
-        as_of_old(out)
-        weights = run(recipe, out, resume=True, init=given).weights
-        assert weights is not None
-        found = load_weights(weights).card["started_from"]
-        assert (found or {}).get("sha256") == (load_weights(first).card["sha256"] if given else None)
-        said = capsys.readouterr().err
-        assert "step-00000003 does not name the labels of its channels: not compared" in said
-        assert ("step-00000003 does not say what the run started from" in said) == (given is not None)
-    run(recipe, tmp_path / "whole", init=first)
-    assert_same_bits(state_of(tmp_path / "told")[0], state_of(tmp_path / "whole")[0])
-
-
 def test_the_card_says_of_which_step_its_scores_are(tmp_path: Path):
     class Scored(SegmentationTask):
         def validate(self, network: nn.Module) -> dict[str, float]:  # noqa: ARG002
@@ -264,3 +231,18 @@ def test_the_card_says_of_which_step_its_scores_are(tmp_path: Path):
         card = load_weights(weights).card
         steps.append((card["steps"], card["scores_step"]))
     assert steps == [(1, None), (2, 2), (3, 2), (6, 6)]
+
+
+def test_a_target_that_both_sides_share_has_no_partner():
+    keys = ["value", "name", "side", "partner", "generation_class", "contrast_class", "target", "topology", "quality"]
+    table = [
+        (0, "background", "neutral", 0, 0, 0, 0, 0, 0),
+        (1, "left bulb", "left", 2, 1, 1, 1, 1, 1),
+        (2, "right bulb", "right", 1, 2, 1, 1, 1, 1),
+    ]
+    rows = [{**dict(zip(keys, row, strict=True)), "color": [9, 9, 9]} for row in table]
+    merged = LabelProtocol.from_rows("bulbs", "", rows)
+    output = target_protocol(merged)
+    assert output.values.tolist() == [0, 1]
+    assert output.sides == ("neutral", "neutral")
+    assert output.partner_channel.tolist() == [0, 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -190,7 +191,6 @@ def test_keys_that_came_or_went_with_a_release_do_not_stop_a_run(tmp_path: Path)
     assert compare_recipes(facts, recipe, targets, where="step-1") == [
         "recipe changed since step-1: output.colour blue -> none"
     ]
-    assert compare_recipes({}, recipe, targets, where="step-1") == ["step-1 holds no recipe: not compared"]
 
 
 def test_tensors_of_another_network_are_refused(tmp_path: Path):
@@ -259,3 +259,14 @@ def test_restored_moments_lie_in_memory_as_their_parameters_do(tmp_path: Path):
         moments = optimizer.state[parameter]
         assert moments["exp_avg"].stride() == moments["exp_avg_sq"].stride() == parameter.stride()
         assert not moments["exp_avg"].requires_grad
+
+
+@pytest.mark.parametrize("key", ["progress", "recipe", "targets", "param_groups"])
+def test_an_index_without_what_a_run_needs_is_a_damaged_checkpoint(tmp_path: Path, key: str):
+    run(cut(tiny_recipe(tmp_path), 1), tmp_path / "run")
+    file = list_checkpoints(tmp_path / "run")[-1] / "index.json"
+    index = json.loads(file.read_text(encoding="utf-8"))
+    del index[key]
+    file.write_text(json.dumps(index), encoding="utf-8")
+    with pytest.raises(TrainingError, match=rf"index.json: found a damaged checkpoint .*{key}"):
+        run(tiny_recipe(tmp_path), tmp_path / "run", resume=True)

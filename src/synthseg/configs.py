@@ -58,6 +58,22 @@ def config_to_dict(config: Any) -> dict[str, Any]:
     }
 
 
+def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dataclasses or tables as one table with dotted keys, tuples as the lists that JSON makes of them.
+
+    Unlike :func:`config_to_dict`, what is None stays: two configs can be compared key by key.
+    """
+    if dataclasses.is_dataclass(values):
+        values = {field.name: getattr(values, field.name) for field in dataclasses.fields(values)}
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if dataclasses.is_dataclass(value) or isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = _plain(value)
+    return flat
+
+
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         return config_to_dict(value)

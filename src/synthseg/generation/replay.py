@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
+from synthseg.configs import flatten
 from synthseg.errors import TrainingError
 from synthseg.generation.bank import LabelBank
 from synthseg.generation.config import GenerationConfig
@@ -28,7 +28,7 @@ def origin_of(config: GenerationConfig, bank: LabelBank) -> dict[str, Any]:
         "protocol": bank.protocol.name,
         "maps": list(bank.names),
         "bank_sha256": bank.sha256,
-        "config": dict(_flat(config)),
+        "config": flatten(config),
     }
 
 
@@ -130,12 +130,3 @@ def _other_bank(origin: Mapping[str, Any], here: Mapping[str, Any]) -> str:
 
 def _few(names: list[str]) -> str:
     return ", ".join(names[:2]) + (f", ... {len(names)} in all" if len(names) > 2 else "")
-
-
-def _flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from _flat(value, f"{prefix}{field.name}.")
-        else:
-            yield prefix + field.name, json.loads(json.dumps(value))  # tuples as the lists that JSON makes of them

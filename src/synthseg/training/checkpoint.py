@@ -21,6 +21,7 @@ from torch import Tensor, nn, optim
 from synthseg.errors import TrainingError
 
 _FORMAT = "synthseg-checkpoint-1"
+_FACTS = ("progress", "recipe", "targets", "param_groups")  # what a run needs to go on
 SHARD_BYTES = 15 * 2**20
 
 
@@ -100,6 +101,9 @@ def read_index(folder: Path, *, format_name: str = _FORMAT) -> dict[str, Any]:
         raise _damaged(file, error) from error
     if found != format_name:
         raise TrainingError(folder, found=f"format {found!r}", fix=f"give a folder of {format_name}")
+    missing = [key for key in _FACTS if key not in index] if format_name == _FORMAT else []
+    if missing:
+        raise _damaged(file, KeyError(*missing))
     return index
 
 

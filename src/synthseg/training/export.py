@@ -19,7 +19,8 @@ def target_protocol(protocol: LabelProtocol) -> LabelProtocol:
     """The protocol of what a network trained on ``protocol`` puts out.
 
     A built-in one whose rows mean the same (value, name, side, partner and topology group) if there is one; else the
-    rows of the targets themselves, in channel order.
+    rows of the targets themselves, in channel order. Partners are those of the channels: a target that both sides share
+    has none.
     Raises: LabelError if a target value has no row of its own.
     """
     wanted = protocol.target_values.tolist()
@@ -30,14 +31,17 @@ def target_protocol(protocol: LabelProtocol) -> LabelProtocol:
             protocol.name, found=f"targets {missing} without a row", fix="add a row for every target value"
         )
     classes = sorted({rows[v].generation_class for v in wanted}), sorted({rows[v].contrast_class for v in wanted})
+    partners = [wanted[channel] for channel in protocol.partner_channel]
     labels = [
         dataclasses.replace(
             rows[value],
             target=value,
+            partner=partner,
+            side="neutral" if partner == value else rows[value].side,
             generation_class=classes[0].index(rows[value].generation_class),
             contrast_class=classes[1].index(rows[value].contrast_class),
         )
-        for value in wanted
+        for value, partner in zip(wanted, partners, strict=True)
     ]
     for name in builtin_protocols():
         candidate = load_protocol(name)

@@ -155,13 +155,8 @@ class _Session:
         if self.average:
             self.average.updates = facts.get("average_updates", self.progress.step)
         self.notes += [f"resumed at step {self.progress.step} from {checkpoint.name}", *changes]
-        if self.options.init is None:
-            return
-        if "started_from" in facts["progress"]:
+        if self.options.init is not None:
             self.notes.append("the weights to start from are not used again: the run goes on from its checkpoint")
-        else:  # a checkpoint from before this was kept: the command that is repeated knows
-            self.progress.started_from = provenance(load_weights(self.options.init))
-            self.notes.append(f"{checkpoint.name} does not say what the run started from: noted what is given now")
 
     def _wrap(self) -> nn.Module:
         if self.world.size == 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from synthseg.configs import config_from_dict, config_to_dict
+from synthseg.configs import config_from_dict, config_to_dict, flatten
 from synthseg.errors import ConfigError
 from synthseg.generation.config import GenerationConfig
 from synthseg.networks import UNetConfig
@@ -33,19 +33,14 @@ def compare_recipes(facts: Mapping[str, Any], recipe: Recipe, targets: list[int]
         where: the checkpoint's name, for messages.
     Raises: ConfigError if the network, the label values of its channels or its spacing are other ones.
     """
-    stored = facts.get("recipe")
-    if not isinstance(stored, Mapping):
-        return [f"{where} holds no recipe: not compared"]
-    before, now = _flat(_completed(stored)), _flat(recipe.to_dict())
+    before, now = flatten(_completed(facts["recipe"])), flatten(recipe.to_dict())
     changed = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key) and key != "folder"]
     for key in changed:
         if key.startswith("network.") or key == _SPACING:
             found = f"{_shown(now.get(key))}, but {_shown(before.get(key))} in {where}"
             raise ConfigError(key, found=found, fix=_FIX)
     notes = []
-    if "targets" not in facts:  # checkpoints from before they were kept
-        notes.append(f"{where} does not name the labels of its channels: not compared")
-    elif facts["targets"] != targets:
+    if facts["targets"] != targets:
         found = f"a protocol with the targets {targets}, but {facts['targets']} in {where}"
         raise ConfigError("data.bank", found=found, fix=_FIX)
     if changed:
@@ -63,16 +58,6 @@ def _completed(stored: Mapping[str, Any]) -> dict[str, Any]:
         except ConfigError:  # a key that is no more, or a value no longer allowed: compared as it is written
             completed[name] = stored.get(name, {})
     return completed
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _shown(value: Any) -> str:
