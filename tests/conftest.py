@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import settings
 
+from synthseg.cli import main
 from volume_files import make_head
 
 settings.register_profile("synthseg", deadline=None)  # torch's first call alone breaks the default of 200 ms
@@ -34,3 +36,18 @@ def shared() -> Path:
 def head() -> np.ndarray:
     """[12, 13, 14] int16 with values to tell voxels apart by."""
     return make_head()
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run `synthseg ARGUMENTS`: (exit code, standard output, standard error on one line). Never a traceback."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            main([*map(str, arguments)])
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return int(exit_.value.code or 0), out, " ".join(err.split())
+
+    return run

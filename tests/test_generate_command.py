@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from generation_helpers import PROTOCOL, blobby_map
-from synthseg.cli import main
 from synthseg.errors import UsageError
 from synthseg.generation import GenerativeModel, LabelBank, PairDraw
 from synthseg.generation.replay import read_origin
@@ -56,21 +55,6 @@ def recipe(tmp_path: Path) -> Path:
     path = tmp_path / "small.toml"
     path.write_text(RECIPE.format(preset="paper"), encoding="utf-8")
     return path
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run `synthseg ARGUMENTS`: (exit code, standard output, standard error)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            main([*map(str, arguments)])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return int(exit_.value.code or 0), out, " ".join(err.split())
-
-    return run
 
 
 def test_pairs_are_what_the_model_makes_of_the_recorded_draws(

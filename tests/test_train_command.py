@@ -12,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from synthseg.cli import main
 from synthseg.generation import LabelBank
 from synthseg.labels.protocol import load_protocol
 from synthseg.training.checkpoint import list_checkpoints
@@ -70,21 +69,6 @@ def table(tmp_path: Path) -> Path:
     path.write_text(tiny_protocol().to_table(), encoding="utf-8")
     assert load_protocol(path).labels == tiny_protocol().labels
     return path
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run `synthseg ARGUMENTS`: (exit code, standard output, standard error)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            main([*map(str, arguments)])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return int(exit_.value.code or 0), out, " ".join(err.split())
-
-    return run
 
 
 @pytest.fixture
