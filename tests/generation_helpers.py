@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
+from torch import Tensor
 
 from synthseg.generation import GenerationConfig, LabelBank
 from synthseg.generation.config import (
@@ -20,6 +21,7 @@ from synthseg.generation.config import (
     IntensityPrior,
     MixturePrior,
 )
+from synthseg.generation.deformation import DeformationDraw
 from synthseg.labels.protocol import LabelProtocol, load_protocol
 
 PROTOCOL: LabelProtocol = load_protocol("synthseg-generation")
@@ -78,3 +80,29 @@ def still(shape: tuple[int, int, int] = (16, 18, 20), **stages: Any) -> Generati
 def values_of(indices: torch.Tensor) -> np.ndarray:
     """Label values of label indices."""
     return PROTOCOL.values[indices.numpy()]
+
+
+def pull_back(draw: DeformationDraw, displacement_mm: Tensor, corner_mm: Tensor, grid: GridPrior) -> list[Tensor]:
+    """Where each voxel of the pair comes from: whole volumes of positions, one formula; what slabs are compared with.
+
+    Args:
+        draw: the affine part.
+        displacement_mm: [B, 3, X, Y, Z], added first.
+        corner_mm: [B, 3] position of voxel (0, 0, 0) relative to the map's centre, before deformation.
+        grid: shape and spacing.
+    Returns: three [B, X, Y, Z] tensors, in mm from the map's centre.
+    Source: Eq. 10: displacement first, affine second; reference 2.3 step 1.
+    """
+    device = corner_mm.device
+    steps = [torch.arange(n, device=device, dtype=torch.float32) * grid.spacing_mm for n in grid.shape]
+    lines = [
+        (corner_mm[:, axis, None] + step).reshape(len(corner_mm), *[len(step) if a == axis else 1 for a in range(3)])
+        for axis, step in enumerate(steps)
+    ]
+    moved = [line + displacement_mm[:, axis] for axis, line in enumerate(lines)]
+    matrix = draw.affine[..., None, None, None]
+    shift = draw.translation_mm[..., None, None, None]
+    return [
+        shift[:, row] + matrix[:, row, 0] * moved[0] + matrix[:, row, 1] * moved[1] + matrix[:, row, 2] * moved[2]
+        for row in range(3)
+    ]

@@ -275,7 +275,8 @@ def test_the_same_seed_gives_the_same_draw_and_elements_differ() -> None:
     first, again, other = (model.draw(3, rng=seeded(seed)) for seed in (11, 11, 12))
     for stage, same, different in zip(first, again, other, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(stage, same, strict=True))
-        assert any(not torch.equal(a, b) for a, b in zip(stage, different, strict=True))
+        if stage:  # optional stages that are off hold nothing
+            assert any(not torch.equal(a, b) for a, b in zip(stage, different, strict=True))
     for tensor in (first.deformation.affine, first.deformation.velocity_mm, first.mixture.means, first.mixture.noise):
         assert not torch.equal(tensor[0], tensor[1])
     assert not torch.equal(first.bias.log_gain[0], first.bias.log_gain[1])

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from synthseg.generation.config import AcquisitionPrior, GridPrior
 from synthseg.generation.deformation import uniform
+from synthseg.generation.scanner import GhostsDraw, NoiseDraw, ghost_matrix
 from synthseg.generation.separable import apply_separable, gaussian_matrix, interpolation_matrix
 
 
@@ -44,24 +45,41 @@ def blur_sigma_vox(draw: AcquisitionDraw, prior: AcquisitionPrior, grid: GridPri
     return torch.where(coarse, sigma, prior.native_sigma_vox) * draw.jitter
 
 
-def apply_acquisition(image: Tensor, draw: AcquisitionDraw, prior: AcquisitionPrior, grid: GridPrior) -> Tensor:
+def apply_acquisition(
+    image: Tensor,
+    draw: AcquisitionDraw,
+    prior: AcquisitionPrior,
+    grid: GridPrior,
+    *,
+    ghosts: GhostsDraw | None = None,
+    noise: NoiseDraw | None = None,
+) -> Tensor:
     """Blur, down-sample to the slices' spacing and interpolate back (Eqs. 24-26), all in one matrix an axis.
 
     Args:
         image: [B, C, X, Y, Z].
+        ghosts: of motion, added to the blurred image's slices.
+        noise: added to the slices before they are interpolated; the result is then clipped to [0, 1].
     Returns: the same shape. Anchored at voxel 0 as in the original, so that image and labels stay registered; beyond
         the last slice its value is repeated.
     """
     sigma = blur_sigma_vox(draw, prior, grid)
-    matrices = []
+    matrices, up_matrices = [], []
     for axis, n in enumerate(image.shape[2:]):
         blur = gaussian_matrix(sigma[:, axis], n)
-        matrices.append(_slices(draw.spacing_mm[:, axis] / grid.spacing_mm, n, prior.downsampling) @ blur)
-    return apply_separable(image, (matrices[0], matrices[1], matrices[2]))
+        up, down = _slices(draw.spacing_mm[:, axis] / grid.spacing_mm, n, prior.downsampling)
+        matrix = up @ down @ blur
+        matrices.append(matrix if ghosts is None else ghost_matrix(ghosts, axis, n) @ matrix)
+        up_matrices.append(up)
+    acquired = apply_separable(image, (matrices[0], matrices[1], matrices[2]))
+    if noise is None:
+        return acquired
+    added = apply_separable(noise.noise, (up_matrices[0], up_matrices[1], up_matrices[2]))
+    return torch.addcmul(acquired, noise.std.view(-1, 1, 1, 1, 1), added).clamp_(0, 1)
 
 
-def _slices(factor: Tensor, n: int, downsampling: str) -> Tensor:
-    """Down- and up-sampling of an axis of n voxels as [B, n, n]; slices ``factor`` voxels apart.
+def _slices(factor: Tensor, n: int, downsampling: str) -> tuple[Tensor, Tensor]:
+    """Up- and down-sampling of an axis of n voxels as [B, n, n]; slices ``factor`` voxels apart.
 
     The number of slices is n / factor, rounded down (reference 2.3 step 7), and differs between elements: the matrices
     are n x n with the unused slices never read.
@@ -73,4 +91,4 @@ def _slices(factor: Tensor, n: int, downsampling: str) -> Tensor:
     if downsampling == "nearest":
         down = down.round()
     up = torch.minimum(nodes / step[:, None], count[:, None] - 1)
-    return interpolation_matrix(up, n) @ interpolation_matrix(down, n)
+    return interpolation_matrix(up, n), interpolation_matrix(down, n)

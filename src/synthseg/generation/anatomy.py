@@ -122,15 +122,20 @@ def sample_labels(bank: LabelBank, chosen: Tensor, where_mm: list[Tensor], cente
     Returns: [B, X, Y, Z] uint8 label indices.
     Source: reference 2.3 step 1 (nearest, half to even, edge replication). One gather reads maps of any shapes.
     """
-    shapes, spacing = bank.shapes[chosen], bank.spacing_mm[chosen]
+    shapes, spacing = bank.shapes[chosen].int(), bank.spacing_mm[chosen]
     flat: Tensor | None = None
     for axis in range(3):
         size = shapes[:, axis].view(-1, 1, 1, 1)
-        position = where_mm[axis] / spacing[:, axis].view(-1, 1, 1, 1) + center_vox[:, axis].view(-1, 1, 1, 1)
-        index = torch.minimum(position.round_().clamp_(min=0).long(), size - 1)
+        position = where_mm[axis] / spacing[:, axis].view(-1, 1, 1, 1)
+        position = position.add_(center_vox[:, axis].view(-1, 1, 1, 1)).round_().clamp_(min=0)
+        # int32 holds every index of a map (2^30 voxels at most) in half the bytes of int64
+        index = torch.minimum(position, (size - 1).float()).int()
         flat = index if flat is None else flat.mul_(size).add_(index)
     assert flat is not None
-    return bank.voxels[flat.add_(bank.offsets[chosen].view(-1, 1, 1, 1))]
+    if bank.device.type != "cpu":
+        return bank.voxels[flat + bank.offsets[chosen].view(-1, 1, 1, 1)]
+    maps = [bank.label_map(n).flatten() for n in chosen.tolist()]
+    return torch.stack([m.index_select(0, one.flatten()).view(one.shape) for m, one in zip(maps, flat, strict=True)])
 
 
 def edit_labels(labels: Tensor, donor_lesions: Tensor, draw: AnatomyDraw, tables: AnatomyTables) -> Tensor:
@@ -150,6 +155,17 @@ def edit_labels(labels: Tensor, donor_lesions: Tensor, draw: AnatomyDraw, tables
     gone |= tables.csf[index] & (draw.strip & draw.strip_csf).view(-1, 1, 1, 1)
     index = index.masked_fill(gone, 0)
     return flip_labels(index, draw.flip, tables.partner)
+
+
+def entry_labels(draw: AnatomyDraw, tables: AnatomyTables) -> Tensor:
+    """What :func:`edit_labels` makes of every label, without and with a donor's lesion: [B, 2 K] label indices.
+
+    The mirroring of places, the one edit that a table cannot hold, is the caller's part.
+    """
+    batch, labels = len(draw.flip), len(tables.partner)
+    index = torch.arange(labels, device=draw.flip.device).expand(batch, 1, 2, -1)  # one plane: nothing to mirror
+    lesion = torch.tensor([False, True], device=draw.flip.device).view(1, 1, 2, 1).expand_as(index)
+    return edit_labels(index, lesion, draw, tables).flatten(1)
 
 
 def flip_labels(index: Tensor, flip: Tensor, partner: Tensor) -> Tensor:

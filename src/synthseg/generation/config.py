@@ -10,25 +10,20 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from synthseg.errors import ConfigError
+from synthseg.generation.config_checks import not_negative as _not_negative
+from synthseg.generation.config_checks import positive as _positive
+from synthseg.generation.config_checks import probability as _probability
+from synthseg.generation.config_checks import require as _require
+from synthseg.generation.config_stages import (
+    ClustersPrior,
+    FieldOfViewPrior,
+    GhostsPrior,
+    MorphologyPrior,
+    NoisePrior,
+    PartialVolumePrior,
+    SurroundingsPrior,
+)
 from synthseg.generation.priors import load_priors
-
-
-def _require(condition: bool, key: str, value: object, fix: str) -> None:
-    if not condition:
-        raise ConfigError(f"generation.{key}", found=repr(value), fix=fix)
-
-
-def _probability(key: str, value: float) -> None:
-    _require(0 <= value <= 1, key, value, "give a probability between 0 and 1")
-
-
-def _positive(key: str, value: float, fix: str = "give a finite number above 0") -> None:
-    _require(0 < value < math.inf, key, value, fix)
-
-
-def _not_negative(key: str, value: float) -> None:
-    _require(value >= 0 and math.isfinite(value), key, value, "give a finite number of at least 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +177,7 @@ class AcquisitionPrior:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
-    """The whole model: the composition of its stages, in the order they are applied."""
+    """The whole model: the paper's stages in the order they are applied, then the optional ones (``config_stages``)."""
 
     grid: GridPrior = field(default_factory=GridPrior)
     deformation: DeformationPrior = field(default_factory=DeformationPrior)
@@ -191,6 +186,13 @@ class GenerationConfig:
     bias: BiasPrior = field(default_factory=BiasPrior)
     intensity: IntensityPrior = field(default_factory=IntensityPrior)
     acquisition: AcquisitionPrior = field(default_factory=AcquisitionPrior)
+    partial_volume: PartialVolumePrior = field(default_factory=PartialVolumePrior)
+    clusters: ClustersPrior = field(default_factory=ClustersPrior)
+    morphology: MorphologyPrior = field(default_factory=MorphologyPrior)
+    surroundings: SurroundingsPrior = field(default_factory=SurroundingsPrior)
+    field_of_view: FieldOfViewPrior = field(default_factory=FieldOfViewPrior)
+    noise: NoisePrior = field(default_factory=NoisePrior)
+    ghosts: GhostsPrior = field(default_factory=GhostsPrior)
 
 
 def paper() -> GenerationConfig:

@@ -91,48 +91,98 @@ def integrate_velocity(velocity: Tensor, *, squarings: int, gain: float = 1.0) -
     return displacement
 
 
-def displacement_field(draw: DeformationDraw, prior: DeformationPrior, grid: GridPrior) -> Tensor:
-    """The drawn velocity, integrated, on the pair's grid: [B, 3, X, Y, Z] in mm."""
+def coarse_displacement(draw: DeformationDraw, prior: DeformationPrior, grid: GridPrior) -> Tensor:
+    """The drawn velocity, integrated, on the grid it is integrated on: [B, 3, x, y, z] in mm."""
     device = draw.velocity_mm.device
-    coarse = [max(math.ceil(n * grid.spacing_mm / prior.svf_step_mm), 2) for n in grid.shape]
     to_coarse = tuple(
         interpolation_matrix(
             centered_positions(n, prior.svf_step_mm, n_nodes, prior.svf_node_mm, device=device), n_nodes
         )[None]
-        for n, n_nodes in zip(coarse, draw.velocity_mm.shape[2:], strict=True)
+        for n, n_nodes in zip(_coarse_shape(prior, grid), draw.velocity_mm.shape[2:], strict=True)
     )
     velocity = apply_separable(draw.velocity_mm / prior.svf_step_mm, to_coarse)  # type: ignore[arg-type]
-    displacement = integrate_velocity(velocity, squarings=prior.squarings, gain=prior.svf_gain)
-    to_fine = tuple(
+    return integrate_velocity(velocity, squarings=prior.squarings, gain=prior.svf_gain) * prior.svf_step_mm
+
+
+def refining_matrices(
+    prior: DeformationPrior, grid: GridPrior, *, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """From the integration grid to the pair's, for :func:`apply_separable`: [1, n, n_coarse] an axis."""
+    along_x, along_y, along_z = (
         interpolation_matrix(
             centered_positions(n, grid.spacing_mm, n_coarse, prior.svf_step_mm, device=device), n_coarse
         )[None]
-        for n, n_coarse in zip(grid.shape, coarse, strict=True)
+        for n, n_coarse in zip(grid.shape, _coarse_shape(prior, grid), strict=True)
     )
-    return apply_separable(displacement, to_fine) * prior.svf_step_mm  # type: ignore[arg-type]
+    return along_x, along_y, along_z
 
 
-def pull_back(draw: DeformationDraw, displacement_mm: Tensor, corner_mm: Tensor, grid: GridPrior) -> list[Tensor]:
-    """Where each voxel of the pair comes from.
+def _coarse_shape(prior: DeformationPrior, grid: GridPrior) -> list[int]:
+    return [max(math.ceil(n * grid.spacing_mm / prior.svf_step_mm), 2) for n in grid.shape]
+
+
+def displacement_field(draw: DeformationDraw, prior: DeformationPrior, grid: GridPrior) -> Tensor:
+    """The drawn velocity, integrated, on the pair's grid: [B, 3, X, Y, Z] in mm."""
+    coarse = coarse_displacement(draw, prior, grid)
+    return apply_separable(coarse, refining_matrices(prior, grid, device=coarse.device))
+
+
+class Placement(NamedTuple):
+    """Where the voxels of a pair come from, as sums of small parts in mm from the map's centre."""
+
+    coarse: Tensor  # [B, 3, x, y, z] displacement after the affine, on the integration grid
+    refine: tuple[Tensor, Tensor, Tensor]  # [B, X, x], [1, Y, y], [1, Z, z]
+    origin: Tensor  # [B, 3] of voxel (0, 0, 0)
+    lines: tuple[Tensor, Tensor, Tensor]  # [B, 3, n] each: what the affine adds along an axis
+
+
+def place(
+    draw: DeformationDraw,
+    prior: DeformationPrior,
+    corner_mm: Tensor,
+    grid: GridPrior,
+    *,
+    flip: Tensor | None = None,
+) -> Placement:
+    """The pull-back of a draw, ready to be evaluated anywhere.
+
+    An affine of an interpolated field is the interpolation of the affine field: the affine is applied on the coarse
+    grid, and each voxel adds a constant and a term an axis.
 
     Args:
-        draw: the affine part.
-        displacement_mm: [B, 3, X, Y, Z], added first.
         corner_mm: [B, 3] position of voxel (0, 0, 0) relative to the map's centre, before deformation.
-        grid: shape and spacing.
-    Returns: three [B, X, Y, Z] tensors, in mm from the map's centre.
+        flip: [B] bool, elements whose x axis is read backwards.
     Source: Eq. 10: displacement first, affine second; reference 2.3 step 1.
     """
-    device = corner_mm.device
-    steps = [torch.arange(n, device=device, dtype=torch.float32) * grid.spacing_mm for n in grid.shape]
-    lines = [
-        (corner_mm[:, axis, None] + step).reshape(len(corner_mm), *[len(step) if a == axis else 1 for a in range(3)])
-        for axis, step in enumerate(steps)
-    ]
-    moved = [line + displacement_mm[:, axis] for axis, line in enumerate(lines)]
-    matrix = draw.affine[..., None, None, None]
-    shift = draw.translation_mm[..., None, None, None]
-    return [
-        shift[:, row] + matrix[:, row, 0] * moved[0] + matrix[:, row, 1] * moved[1] + matrix[:, row, 2] * moved[2]
-        for row in range(3)
-    ]
+    coarse = coarse_displacement(draw, prior, grid)
+    matrix = draw.affine
+    along_x, along_y, along_z = refining_matrices(prior, grid, device=coarse.device)
+    steps = [torch.arange(n, device=coarse.device, dtype=torch.float32) * grid.spacing_mm for n in grid.shape]
+    turned = torch.zeros(len(corner_mm), 1, dtype=torch.bool, device=coarse.device) if flip is None else flip[:, None]
+    first = torch.where(turned, steps[0].flip(0), steps[0])
+    lines = [first, steps[1].expand(len(first), -1), steps[2].expand(len(first), -1)]
+    return Placement(
+        # elementwise, not a matrix product: the few terms need full precision whatever the products' setting is
+        coarse=(matrix[..., None, None, None] * coarse[:, None]).sum(2),
+        refine=(torch.where(turned[..., None], along_x.flip(1), along_x), along_y, along_z),
+        origin=draw.translation_mm + (matrix * corner_mm[:, None]).sum(2),
+        lines=(
+            matrix[:, :, 0, None] * lines[0][:, None],
+            matrix[:, :, 1, None] * lines[1][:, None],
+            matrix[:, :, 2, None] * lines[2][:, None],
+        ),
+    )
+
+
+def positions_mm(where: Placement, planes: slice = slice(None)) -> Tensor:
+    """Positions of some x planes: [B, 3, x, Y, Z] in mm from the map's centre."""
+    batch, _, n_x, n_y, n_z = where.coarse.shape
+    with torch.autocast(where.coarse.device.type, enabled=False):
+        along_x = where.refine[0][:, planes]
+        slab = torch.matmul(along_x[:, None], where.coarse.reshape(batch, 3, n_x, n_y * n_z))
+        slab = torch.matmul(where.refine[1][:, None, None], slab.view(batch, 3, -1, n_y, n_z))
+        slab = torch.matmul(slab, where.refine[2][:, None, None].transpose(-1, -2))
+    start = where.origin[:, :, None] + where.lines[0][:, :, planes]
+    slab += (start[..., None] + where.lines[1][:, :, None])[..., None]
+    slab += where.lines[2][:, :, None, None]
+    return slab

@@ -12,12 +12,15 @@ from safetensors import SafetensorError, safe_open
 from synthseg.configs import flatten
 from synthseg.errors import TrainingError
 from synthseg.generation.bank import LabelBank
+from synthseg.generation.clusters import REGIONS, cluster_nodes
 from synthseg.generation.config import GenerationConfig
 from synthseg.generation.deformation import velocity_nodes
+from synthseg.generation.draws import OPTIONAL, Off, PairDraw
 from synthseg.generation.intensity import bias_nodes
+from synthseg.generation.surroundings import surroundings_nodes
 
 if TYPE_CHECKING:
-    from synthseg.generation.model import GenerativeModel, PairDraw
+    from synthseg.generation.model import GenerativeModel
 
 SHOWN_KEYS = 3  # of a config, in a message
 
@@ -80,6 +83,9 @@ def require_fit(model: GenerativeModel, draw: PairDraw, *, subject: str | Path =
     """
     expected = _shapes(model, draw.anatomy.map_index.numel())
     for name, stage in draw._asdict().items():
+        if name in OPTIONAL and isinstance(stage, Off) == getattr(model.config, name).enabled:
+            presence = f"no {name} in the draw" if isinstance(stage, Off) else f"{name}, which is off here"
+            raise TrainingError(subject, found=presence, fix=f"give the [generation.{name}] that it was made with")
         for key, tensor in stage._asdict().items():
             found = None
             if tuple(tensor.shape) != expected[name, key]:
@@ -116,6 +122,19 @@ def _shapes(model: GenerativeModel, batch: int) -> dict[tuple[str, str], tuple[i
         ("bias", "log_gain"): (batch, 1, *bias_nodes(config.bias, grid)),
         ("gamma", "log_gamma"): one,
         **{("acquisition", key): three for key in ("spacing_mm", "thickness_mm", "jitter")},
+        ("partial_volume", "offsets_vox"): (batch, config.partial_volume.positions, 3),
+        **{("morphology", key): one for key in ("ventricles_mm", "sulci_mm", "size")},
+        ("surroundings", "dropped"): (batch, len(model.classes)),
+        ("surroundings", "normal"): three,
+        ("surroundings", "distance_mm"): one,
+        ("surroundings", "fields"): (batch, 2, *surroundings_nodes(config.surroundings, grid)),
+        **{("surroundings", key): (batch, 2) for key in ("levels", "patch")},
+        ("field_of_view", "cut"): (batch, 3, 2),
+        ("noise", "std"): one,
+        ("noise", "noise"): (batch, 1, *grid.shape),
+        **{("ghosts", key): one for key in ("axis", "copies", "strength")},
+        ("clusters", "fields"): (batch, 2, *cluster_nodes(config.clusters, grid)),
+        ("clusters", "offsets"): (batch, REGIONS, len(model.classes)),
     }
 
 

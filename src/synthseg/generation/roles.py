@@ -6,6 +6,11 @@ erases a structure of another.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
 from synthseg.errors import ConfigError
 from synthseg.generation.config import AnatomyPrior
 from synthseg.labels.label import Label
@@ -71,6 +76,40 @@ def lesion_hosts(prior: AnatomyPrior, protocol: LabelProtocol) -> dict[int, int]
             found = f"lesion {label.value} whose target {label.target} {what} of {protocol.name}"
             _refuse("lesion_values", found, "give lesions that turn into a labelled tissue")
     return {label.value: label.target for label in lesions}
+
+
+def tissue_values(protocol: LabelProtocol) -> dict[str, tuple[int, ...]]:
+    """Labels by what they are to the shape of a brain, read off their names and targets.
+
+    Returns: ``"ventricle"`` (any part of one, choroid plexus included); ``"csf"``, the fluid around the brain; and
+        ``"brain"``, every other label with a target.
+    """
+    ventricle = tuple(label.value for label in protocol.labels if "ventric" in label.name.lower())
+    csf = tuple(label.value for label in protocol.labels if "csf" in label.name.lower())
+    brain = tuple(label.value for label in protocol.labels if label.target and label.value not in (*csf, *ventricle))
+    return {"ventricle": ventricle, "csf": csf, "brain": brain}
+
+
+@dataclass(frozen=True)
+class TissueTables:
+    """:func:`tissue_values` as look-up tables by label index: [K] float32, 1 for labels of that tissue."""
+
+    ventricle: Tensor
+    csf: Tensor
+    brain: Tensor
+
+    @classmethod
+    def of_protocol(cls, protocol: LabelProtocol, device: torch.device) -> TissueTables:
+        """Build the tables."""
+        found = tissue_values(protocol)
+        return cls(
+            **{name: torch.tensor([float(v in found[name]) for v in protocol.values], device=device) for name in found}
+        )
+
+    def of(self, labels: Tensor, tissue: str) -> Tensor:
+        """A tissue's mask: [B, X, Y, Z] label indices to [B, 1, X, Y, Z] float32."""
+        table: Tensor = getattr(self, tissue)
+        return table.index_select(0, labels.flatten().int()).view(labels.shape).unsqueeze(1)
 
 
 def _label(value: int, protocol: LabelProtocol, key: str) -> Label:
