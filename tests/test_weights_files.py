@@ -274,20 +274,21 @@ def test_names_are_looked_up_in_the_users_folder_before_the_shipped_one(
 ) -> None:
     mine, shipped = tmp_path / "mine", tmp_path / "shipped"
     monkeypatch.setattr(store, "SHIPPED_DIR", shipped)
-    monkeypatch.setattr(store, "DEFAULT_NAME", "both")
+    monkeypatch.setattr(store, "ALIASES", {"default": "both", "compact": "other"})
     monkeypatch.delenv("SYNTHSEG_WEIGHTS_DIR", raising=False)
     for folder, name in ((mine, "both"), (mine, "own"), (shipped, "both"), (shipped, "other")):
         save_weights(folder / f"{name}.safetensors", tensors, small_card(name=f"{folder.name}-{name}"))
     assert load_weights("both").name == "shipped-both"
     assert load_weights("default").name == "shipped-both"
+    assert load_weights("compact").name == "shipped-other"
     monkeypatch.setenv("SYNTHSEG_WEIGHTS_DIR", str(mine))
     assert load_weights("both").name == "mine-both"
     assert load_weights("other").name == "shipped-other"
     assert load_weights(str(shipped / "both.safetensors")).name == "shipped-both"
-    assert [(e.name, e.source, e.is_default) for e in list_weights()] == [
-        ("both", "folder", True),
-        ("other", "shipped", False),
-        ("own", "folder", False),
+    assert [(e.name, e.source, e.alias) for e in list_weights()] == [
+        ("both", "folder", "default"),
+        ("other", "shipped", "compact"),
+        ("own", "folder", None),
     ]
 
 
@@ -298,7 +299,7 @@ def test_unknown_names_and_missing_files_are_told_with_the_known_names(
     monkeypatch.delenv("SYNTHSEG_WEIGHTS_DIR", raising=False)
     with pytest.raises(WeightsError, match=r"weights 'nothing': found no weights of that name.*none is installed"):
         load_weights("nothing")
-    with pytest.raises(WeightsError, match=rf"weights '{store.DEFAULT_NAME}' \(the default\)"):
+    with pytest.raises(WeightsError, match=rf"weights '{store.DEFAULT_NAME}' \(what 'default' stands for\)"):
         load_weights("default")
     monkeypatch.setenv("SYNTHSEG_WEIGHTS_DIR", str(saved.parent))
     with pytest.raises(WeightsError, match=r"weights 'nothing'.*known names \(tiny\)"):

@@ -26,7 +26,7 @@ def list_command() -> None:
     entries = list_weights()
     table = Table("name", "labels", "spacing", "steps", "size", "licence", "from")
     for entry in entries:
-        name = f"{entry.name} (default)" if entry.is_default else entry.name
+        name = f"{entry.name} ({entry.alias})" if entry.alias else entry.name
         size = f"{entry.path.stat().st_size / 1e6:.1f} MB"
         if entry.card is None:
             table.add_row(name, f"[red]unusable: {entry.problem}[/red]", "", "", size, "", entry.source)

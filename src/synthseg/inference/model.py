@@ -20,6 +20,8 @@ class Model:
 
     ``network`` maps [1, 1, X, Y, Z] to logits [1, C, X, Y, Z], sides multiples of ``multiple``, voxels of
     ``spacing_mm``; ``sha256`` is that of the weights file, empty for a network that came from memory.
+    ``field_of_view_mm`` are the sides of the images it was trained on: larger scans are cut to the brain first; None
+    for a network that takes any.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Model:
     spacing_mm: float
     multiple: int
     sha256: str = ""
+    field_of_view_mm: tuple[float, float, float] | None = None
 
     @classmethod
     def from_network(
@@ -66,4 +69,19 @@ def load_model(weights: str | Path, *, protocol: str | Path | None = None) -> Mo
         spacing_mm=float(loaded.card["spacing_mm"]),
         multiple=int(network.config.multiple),
         sha256=str(loaded.card["sha256"]),
+        field_of_view_mm=_field_of_view(loaded.card.get("field_of_view_mm"), subject),
     )
+
+
+def _field_of_view(stated: Any, subject: object) -> tuple[float, float, float] | None:
+    """The card's field of view, if it states one. Raises WeightsError for anything but three positive lengths."""
+    if stated is None:
+        return None
+    try:
+        x, y, z = (float(side) for side in stated)
+    except (TypeError, ValueError):
+        x = y = z = 0.0
+    if not min(x, y, z) > 0:
+        found = f"a card with field_of_view_mm = {stated!r}, not three lengths in millimetres"
+        raise WeightsError(str(subject), found=found, fix="save the weights again with synthseg.weights.save_weights")
+    return x, y, z

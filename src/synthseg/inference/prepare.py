@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from synthseg.errors import VolumeError
 from synthseg.inference.config import InferenceConfig
 from synthseg.inference.grids import Grid
-from synthseg.volumes import Orientation, Volume, center_window, resample_to_spacing, to_ras
+from synthseg.volumes import Orientation, Volume, Window, center_window, crop_pad, resample_to_spacing, to_ras
 from synthseg.volumes.standard import close_to_spacing, rescale
 
 RESULT_SPACING_MM = 1.0
@@ -27,7 +27,8 @@ MIN_EXTENT_MM = 60.0  # second-largest side: a brain is about 140 mm wide; a sla
 class Prepared:
     """What the network sees and all that is needed to come back.
 
-    ``image`` is [1, 1, X, Y, Z] float32 in [0, 1] on ``padded``. ``scan`` is the input in RAS order; ``orientation``
+    ``image`` is [1, 1, X, Y, Z] float32 in [0, 1] on ``padded``; ``working`` [x, y, z] holds the intensities it was
+    made from, and the padded grid begins at its voxel ``start``. ``scan`` is the input in RAS order; ``orientation``
     leads back to the input's axes, under ``original_affine``. ``fine`` is the 1 mm grid of the results, in RAS order:
     the scan's own grid when that is within the tolerance of 1 mm.
     """
@@ -39,6 +40,8 @@ class Prepared:
     original_affine: np.ndarray
     fine: Grid
     notes: tuple[str, ...]
+    working: np.ndarray
+    start: tuple[int, int, int]
 
     @property
     def native(self) -> Grid:
@@ -75,7 +78,26 @@ def prepare(volume: Volume, *, spacing_mm: float, multiple: int, config: Inferen
         original_affine=volume.affine,
         fine=fine_grid(scan, config.spacing_tolerance),
         notes=tuple(notes),
+        working=data,
+        start=start,
     )
+
+
+def scaled_window(prepared: Prepared, window: Window, config: InferenceConfig) -> Prepared:
+    """A window of the padded grid, its intensities rescaled by the percentiles of the scan's voxels inside it.
+
+    That is what training does: its images are rescaled within their crop.
+    Raises: VolumeError if there is no contrast in the window.
+    """
+    begin = [w + s for w, s in zip(window.start, prepared.start, strict=True)]
+    low = [max(b, 0) for b in begin]
+    high = [min(b + n, m) for b, n, m in zip(begin, window.shape, prepared.working.shape, strict=True)]
+    part = prepared.working[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    scaled = rescale(part, config.percentiles, subject=subject_of(prepared.scan))
+    image = crop_pad(scaled, [b - a for a, b in zip(low, begin, strict=True)], window.shape)
+    padded = prepared.padded.window(window.start, window.shape)
+    start = (begin[0], begin[1], begin[2])
+    return replace(prepared, image=torch.from_numpy(image)[None, None], padded=padded, start=start)
 
 
 def subject_of(volume: Volume) -> str:

@@ -14,6 +14,7 @@ import torch
 
 from synthseg.errors import InvariantError, SynthsegError, UsageError
 from synthseg.inference.config import InferenceConfig, check_space, mode_config
+from synthseg.inference.focus import focus, needs_focus
 from synthseg.inference.model import Model, load_model
 from synthseg.inference.postprocess import Posteriors, channels_on, clean_posteriors, posteriors_on
 from synthseg.inference.predict import pick_device, predict_posteriors
@@ -83,8 +84,10 @@ class Segmenter:
         with _timed(timings, "prepare"):
             spacing, multiple = self.model.spacing_mm, self.model.multiple
             prepared = prepare(volume, spacing_mm=spacing, multiple=multiple, config=self.config)
+        with _timed(timings, "locate"):
+            prepared = self._focused(prepared, subject_of(volume))
         with _timed(timings, "predict"):
-            posteriors = self._predict(prepared, subject_of(volume))
+            posteriors = self._predict(prepared, subject_of(volume), self.config)
         with _timed(timings, "postprocess"):
             channels = self.model.channels
             cleaned = clean_posteriors(posteriors, prepared.padded, prepared.fine, channels, self.config)
@@ -94,10 +97,19 @@ class Segmenter:
         check_invariants(segmentation, cleaned.foreground_mm3)
         return replace(segmentation, timings_s=timings)
 
-    def _predict(self, prepared: Prepared, subject: str) -> np.ndarray:
+    def _focused(self, prepared: Prepared, subject: str) -> Prepared:
+        """The prepared scan, cut to the brain if its field of view is larger than the network's own."""
+        field = self.model.field_of_view_mm
+        if field is None or not needs_focus(prepared, field):
+            return prepared
+        first_look = replace(self.config, flip=False, smoothing_sigma_vox=0)
+        background = self._predict(prepared, subject, first_look)[0]
+        return focus(prepared, background, field, multiple=self.model.multiple, config=self.config)
+
+    def _predict(self, prepared: Prepared, subject: str, config: InferenceConfig) -> np.ndarray:
         try:
             posteriors = predict_posteriors(
-                self.model.network, prepared.image, self.model.channels.partners, self.config, device=self.device
+                self.model.network, prepared.image, self.model.channels.partners, config, device=self.device
             )
         except RuntimeError as error:  # torch.OutOfMemoryError is one; on the CPU there is only the text
             if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):

@@ -6,6 +6,7 @@ A card holds::
     format        1, the version of this layout
     architecture  {"kind": "unet", ...the fields of UNetConfig}
     spacing_mm    voxel size that the network works at, isotropic
+    field_of_view_mm    sides of the images it was trained on; inference cuts larger scans to the brain (optional)
     protocol      {"name", "description", "rows"}: the whole label table, so that the file explains itself
     data          what it was trained on
     steps         number of training steps

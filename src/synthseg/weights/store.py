@@ -12,6 +12,8 @@ from synthseg.weights.card import FOREIGN_SUFFIXES, read_card
 
 SHIPPED_DIR = Path(__file__).parent / "shipped"
 DEFAULT_NAME = "synthseg-2mm"  # the shipped file that the name "default" stands for
+COMPACT_NAME = "synthseg-2mm-compact"  # the one "compact" stands for: an eighth of the operations
+ALIASES = {"default": DEFAULT_NAME, "compact": COMPACT_NAME}
 FOLDER_VARIABLE = "SYNTHSEG_WEIGHTS_DIR"
 SUFFIX = ".safetensors"
 
@@ -27,16 +29,17 @@ class WeightsEntry:
     problem: str | None = None  # why it cannot be read
 
     @property
-    def is_default(self) -> bool:
-        return self.name == DEFAULT_NAME
+    def alias(self) -> str | None:
+        """ "default" or "compact", for the weights that these names stand for."""
+        return next((alias for alias, name in ALIASES.items() if name == self.name), None)
 
 
 def find_weights(name_or_path: str | Path) -> Path:
     """The file that a name or path stands for.
 
     A ``Path``, or text with a folder or a file suffix in it, is a path. Anything else is a name, looked for first in
-    the folder named by the environment variable ``SYNTHSEG_WEIGHTS_DIR``, then among the shipped files. The name
-    "default" stands for :data:`DEFAULT_NAME`.
+    the folder named by the environment variable ``SYNTHSEG_WEIGHTS_DIR``, then among the shipped files. The names
+    "default" and "compact" stand for those of :data:`ALIASES`.
 
     Raises: WeightsError naming the missing file, or the unknown name and the known ones.
     """
@@ -46,13 +49,15 @@ def find_weights(name_or_path: str | Path) -> Path:
             fix = f"check the path, or give one of the known names: {_known_names()}"
             raise WeightsError(path, found="no such file", fix=fix)
         return path
-    name = DEFAULT_NAME if name_or_path == "default" else str(name_or_path)
+    name = ALIASES.get(str(name_or_path), str(name_or_path))
     for folder, _ in _folders():
         path = folder / f"{name}{SUFFIX}"
         if path.is_file():
             return path
     raise WeightsError(
-        f"weights {str(name_or_path)!r}" if name == name_or_path else f"weights {name!r} (the default)",
+        f"weights {str(name_or_path)!r}"
+        if name == name_or_path
+        else f"weights {name!r} (what {str(name_or_path)!r} stands for)",
         found="no weights of that name",
         fix=f"use one of the known names ({_known_names()}), a path, or set {FOLDER_VARIABLE} to their folder",
     )
