@@ -9,6 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from synthseg.allocator import keep_freed_memory
 from synthseg.errors import SynthsegError
 
 CODES = (
@@ -30,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=int, help="CPU threads")
     given = parser.parse_args(arguments)
+    keep_freed_memory()
     from synthseg.training.loop import RunOptions, train
     from synthseg.training.recipe import load_recipe
 

@@ -39,6 +39,14 @@ class World:
         distributed.all_reduce(shared, op=distributed.ReduceOp.MAX)
         return bool(shared.item())
 
+    def any_on_device(self, flag: Tensor) -> Tensor:
+        """The same for a scalar bool on the device, which nobody waits for."""
+        if self.size == 1:
+            return flag
+        shared = flag.float()
+        distributed.all_reduce(shared, op=distributed.ReduceOp.MAX)
+        return shared > 0
+
     def mean(self, value: Tensor) -> Tensor:
         """Average of a tensor over the processes."""
         if self.size == 1:

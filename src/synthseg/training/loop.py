@@ -24,8 +24,11 @@ from synthseg.errors import TrainingError, UsageError
 from synthseg.training.checkpoint import Progress, list_checkpoints, load_checkpoint, read_index, save_checkpoint
 from synthseg.training.distributed import World, join_world, share_batch_norm, spread
 from synthseg.training.export import provenance, start_from
+from synthseg.training.guard import StepGuard
 from synthseg.training.logs import RunLog, duration
 from synthseg.training.memory import explain_lack_of_memory
+from synthseg.training.optimizers import make_optimizer
+from synthseg.training.prefetch import Prefetch
 from synthseg.training.recipe import Recipe
 from synthseg.training.resume import compare_recipes
 from synthseg.training.schedule import WeightAverage, learning_rate
@@ -123,15 +126,14 @@ class _Session:
         self.log: RunLog | None = None
         if world.leads:
             self.log = RunLog(options.out, tensorboard=recipe.output.tensorboard, resume_step=self.progress.step)
-        self.skipped_in_row = 0
+        self.guard = StepGuard(self.network, world.device)
+        self.prefetch = Prefetch(task.batch, world.device)
         self.first_step = self.logged_step = self.progress.step
-        self.loss_sum = torch.zeros((), device=world.device)
-        self.loss_count = 0
+        self.loss_sum, self.loss_count = 0.0, 0
         self.generation_seconds = 0.0
 
     def _fresh_optimizer(self) -> optim.Optimizer:
-        # eps as Keras' Adam has it (reference 5.2); torch's 1e-8 differs at the very start only
-        return optim.Adam(self.network.parameters(), lr=self.config.learning_rate, eps=1e-7)
+        return make_optimizer(self.config, self.network)
 
     def _restore(self) -> None:
         found = list_checkpoints(self.options.out) if self.options.resume else []
@@ -167,13 +169,21 @@ class _Session:
 
     def run(self, stop: StopOnSignal) -> RunResult:
         """Steps until done or asked to stop, with checkpoints between."""
-        started = last_saved = last_logged = time.monotonic()
+        started = time.monotonic()
         before = self.progress.seconds
         budget = None if self.options.max_minutes is None else 60 * self.options.max_minutes
         self._say(f"{self.config.steps} steps, {self.world.size} process(es) on {self.world.device}")
         for note in self.notes:
             self._say(note)
-        self.network.train()
+        torch.backends.cudnn.benchmark = True  # one crop size a run: the fastest kernels are looked for once
+        try:
+            self._steps(stop, started, before, budget)
+        finally:
+            self.prefetch.close()
+        return self._finish()
+
+    def _steps(self, stop: StopOnSignal, started: float, before: float, budget: float | None) -> None:
+        last_saved = last_logged = started
         while self.progress.step < self.config.steps:
             self._step()
             now = time.monotonic()
@@ -191,7 +201,6 @@ class _Session:
             if self.world.any(due):
                 self._save()
                 last_saved = time.monotonic()
-        return self._finish()
 
     def _step(self) -> None:
         if self.config.wl2_steps and self.progress.step == self.config.wl2_steps:
@@ -200,60 +209,85 @@ class _Session:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        statistics = [(buffer, buffer.clone()) for buffer in self.network.buffers()]
+        self._choose_statistics()
+        self.guard.remember()
         losses = [self._micro_step(n) for n in range(self.config.accumulate)]
         loss = torch.stack(losses).mean()
         # infinity clips nothing: the norm is wanted in any case, since a finite loss can have a gradient that is not
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm or math.inf)
-        if self.world.any(not bool(loss.isfinite() & norm.isfinite())):
-            for buffer, before in statistics:  # the forward pass has moved batch norm's, perhaps to NaN
-                buffer.copy_(before)
-            self._skip(float(loss), float(norm))
-        else:
-            self.skipped_in_row = 0
-            self.optimizer.step()
-            if self.average:
-                self.average.update(self.network)
-            self.loss_sum += loss
-            self.loss_count += 1
+        bad = self.world.any_on_device(~(loss.isfinite() & norm.isfinite()))
+        self.guard.step(self.optimizer, loss, bad)
+        # A CPU may be asked. On a GPU a step left out also moves the average once more towards the same weights.
+        if self.world.device.type == "cpu" and bool(bad):
+            self._say(f"step {self.progress.step}: loss {float(loss)}, gradient norm {float(norm)}: step left out")
+            self._tally()
+        elif self.average:
+            self.average.update(self.network)
         self.progress.step += 1
         self.progress.samples += self.config.batch * self.config.accumulate * self.world.size
+
+    def _choose_statistics(self) -> None:
+        """Batch norm by the batch's statistics, or from ``freeze_norm_step`` on by the running ones.
+
+        With one pair a batch, a pair's own statistics are what the network learns to rely on, and at inference it never
+        sees them: the last part of a run is spent as inference will be.
+        """
+        frozen = self.config.freeze_norm_step
+        self.network.train()
+        if frozen is not None and self.progress.step >= frozen:
+            for module in self.network.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
 
     def _micro_step(self, number: int) -> Tensor:
         """Forward and backward of one micro-batch; gradients are averaged over micro-steps and processes."""
         config, world = self.config, self.world
         first = (number * world.size + world.rank) * config.batch
         begin = time.monotonic()
-        batch = self.task.batch(self.progress.step, range(first, first + config.batch))
-        self.generation_seconds += time.monotonic() - begin
+        batch = self.prefetch.take(self.progress.step, range(first, first + config.batch))
+        self.generation_seconds += time.monotonic() - begin  # on a GPU: what the step waited for
         sharing: AbstractContextManager[None] = nullcontext()
         if isinstance(self.wrapped, DistributedDataParallel) and number < config.accumulate - 1:
             sharing = self.wrapped.no_sync()  # DDP decides in the forward pass, so that belongs inside too
         with sharing:
             loss = self.task.loss(self.wrapped, batch, self.progress.step)
             (loss / config.accumulate).backward()
+        self._begin_next(number + 1)
         return loss.detach()
 
-    def _skip(self, loss: float, norm: float) -> None:
-        self.progress.skipped += 1
-        self.skipped_in_row += 1
-        self._say(f"step {self.progress.step}: loss {loss}, gradient norm {norm}: step left out")
-        if self.skipped_in_row >= MAX_SKIPPED_IN_ROW:
+    def _begin_next(self, number: int) -> None:
+        """The batch after the one whose step has just been launched."""
+        config, world = self.config, self.world
+        step, number = self.progress.step + number // config.accumulate, number % config.accumulate
+        if step < config.steps:
+            first = (number * world.size + world.rank) * config.batch
+            self.prefetch.begin(step, range(first, first + config.batch))
+
+    def _tally(self) -> None:
+        """Read what happened since the last reading: the one place that waits for a GPU."""
+        counts = self.guard.read()
+        self.loss_sum += counts.loss_sum
+        self.loss_count += counts.taken
+        self.progress.skipped += counts.skipped
+        if counts.skipped and self.world.device.type != "cpu":
+            self._say(f"up to step {self.progress.step}: {counts.skipped} steps without a finite loss left out")
+        if counts.worst_row >= MAX_SKIPPED_IN_ROW:
             raise TrainingError(
                 self.options.out,
-                found=f"{self.skipped_in_row} steps in a row without a finite loss and gradient",
+                found=f"{counts.worst_row} steps in a row without a finite loss and gradient",
                 fix="resume with a lower learning rate, clip_norm, or float32",
             )
 
     def _log(self, seconds: float, stop: StopOnSignal) -> None:
-        mean = self.world.mean(self.loss_sum / self.loss_count).item()  # NaN if every step was left out
+        self._tally()
+        own = self.loss_sum / self.loss_count if self.loss_count else math.nan  # NaN if every step was left out
+        mean = self.world.mean(torch.tensor(own, device=self.world.device)).item()
         step = self.progress.step
         per_step = seconds / (step - self.logged_step)
         rate = self.config.batch * self.config.accumulate * self.world.size / max(per_step, 1e-9)
         share = self.generation_seconds / max(seconds, 1e-9)
         self.logged_step = step
-        self.loss_sum.zero_()
-        self.loss_count, self.generation_seconds = 0, 0.0
+        self.loss_sum, self.loss_count, self.generation_seconds = 0.0, 0, 0.0
         if self.log is None:
             return
         lr = self.optimizer.param_groups[0]["lr"]
@@ -287,6 +321,7 @@ class _Session:
         return network
 
     def _save(self) -> None:
+        self._tally()
         if self.world.leads:
             facts: dict[str, Any] = {"progress": dataclasses.asdict(self.progress), "recipe": self.recipe.to_dict()}
             facts["targets"] = self.targets

@@ -33,7 +33,9 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """Adam and its schedule. The paper: 1e-4, constant, 300,000 steps, batch 1 (section 3.2)."""
+    """The optimiser and its schedule. The paper: Adam, 1e-4, constant, 300,000 steps, batch 1 (section 3.2)."""
+
+    optimizer: Literal["adam", "muon"] = "adam"
 
     steps: int = 300_000
     batch: int = 1  # elements a process and micro-step
@@ -47,6 +49,7 @@ class OptimizerConfig:
     absent: Literal["count", "skip"] = "count"  # labels missing from a crop: penalised (original) or left out
     wl2_steps: int = 0  # the original's warm-up loss first, then a fresh optimiser
     ema_decay: float = 0.0  # 0 = no average of weights
+    freeze_norm_step: int | None = None  # from this step on batch norm uses its running statistics, as inference does
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
 

@@ -1,0 +1,45 @@
+"""The allocator's settings, seen from outside: page faults of a process that allocates and frees large tensors."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+WORK = """
+import resource, sys
+from synthseg.allocator import keep_freed_memory
+changed = keep_freed_memory() if sys.argv[1] == "keep" else None
+import torch
+torch.set_num_threads(1)
+for _ in range(3):
+    torch.ones(2**23)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    torch.ones(2**23)
+print(changed, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(mode: str, **environment: str) -> tuple[str, int]:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "GLIBC_", "THP_"))}
+    result = subprocess.run(
+        [sys.executable, "-c", WORK, mode], env={**clean, **environment}, capture_output=True, text=True, check=True
+    )
+    changed, count = result.stdout.split()
+    return changed, int(count)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
+def test_freed_memory_is_used_again_without_asking_the_system():
+    changed, kept = faults("keep")
+    if changed == "False":
+        pytest.skip("another C library than glibc")
+    _, plain = faults("plain")
+    assert kept < 100 < plain  # ten tensors of 32 MiB are 80,000 pages of 4 KiB, or 160 huge ones
+
+
+def test_a_users_own_settings_are_left_alone():
+    assert faults("keep", MALLOC_ARENA_MAX="2")[0] == "False"
