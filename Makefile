@@ -5,6 +5,10 @@ PYTHON ?= python3
 WORKERS ?= 2
 PYTEST_ARGS ?=
 DEMO_OUTPUT ?= demo-output
+SUBSET ?= full
+WEIGHTS ?= default
+SHARED ?= ../shared
+SCORES_OUTPUT ?= scores
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,7 +18,7 @@ PINS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format clean
+.PHONY: help demo test scores lint format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +29,10 @@ demo: $(STAMPS)/demo  ## segment a real template brain with the shipped weights,
 # One torch thread a worker: two workers on two cores, instead of four threads quarrelling over them.
 test: $(STAMPS)/dev  ## run every test (PYTEST_ARGS="-m 'not slow'" leaves the slow ones out)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+# Interrupted, it goes on where it was; other weights start afresh. Results are kept in $(SCORES_OUTPUT)/.
+scores: $(STAMPS)/dev  ## score the weights on the validation scans, into docs/scores.md (SUBSET=quick, WEIGHTS=...)
+	@$(BIN)/python -m benchmarks.scores --shared $(SHARED) --subset $(SUBSET) --weights $(WEIGHTS) --out $(SCORES_OUTPUT)
 
 # No cache: lint-imports' own goes stale when a module appears that an unchanged file imports.
 lint: $(STAMPS)/dev  ## style, formatting, types, and which room may import which

@@ -272,3 +272,109 @@ def test_validation_scores_the_averaged_network_and_does_not_touch_the_run(tmp_p
     again = run(recipe, tmp_path / "with", resume=True)  # a finished run is not scored once more
     assert len(seen) == 3
     assert again.finished
+
+
+def write_smooth_pair(folder: Path, name: str = "a") -> np.ndarray:
+    """A box of tissue in a large empty field of view."""
+    folder.mkdir(exist_ok=True)
+    values = np.zeros((60, 50, 64), dtype=np.int32)
+    values[25:40, 20:35, 22:46] = np.where(np.arange(25, 40) < 32, 2, 41)[:, None, None]
+    values[30:35, 25:30, 15:22] = 16
+    image = values + np.random.default_rng(0).random(values.shape)
+    nib.save(nib.Nifti1Image(np.where(values > 0, image, 0).astype(np.float32), AFFINE), folder / f"{name}_t1.nii.gz")
+    nib.save(nib.Nifti1Image(values, AFFINE), folder / f"{name}_aseg.nii.gz")
+    return values
+
+
+def test_scans_are_cut_to_the_head_after_their_intensities_are_set(tmp_path: Path):
+    values = write_smooth_pair(tmp_path / "scans")
+    scans = load_validation(tmp_path / "scans", tiny_protocol(), 1.0)
+    prepared = prepare(
+        read_volume(tmp_path / "scans" / "a_t1.nii.gz"), spacing_mm=1.0, multiple=1, config=InferenceConfig()
+    )
+    margin = slice(25 - 10, 40 + 10), slice(20 - 10, 35 + 10), slice(15 - 10, 46 + 10)
+    assert torch.equal(scans.images[0], prepared.image[0, 0][margin])
+    assert np.array_equal(scans.targets[0].numpy(), channels_of(values, tiny_protocol())[margin])
+    read = load_validation(scans.save(tmp_path / "v.safetensors"), tiny_protocol(), 1.0)
+    assert (read.crop_margin_mm, scans.crop_margin_mm) == (10.0, 10.0)
+
+
+@pytest.mark.parametrize("spacing", [1.0, 2.0])
+def test_conditions_are_packed_beside_the_plain_scan_and_stay_on_its_labels(tmp_path: Path, spacing: float):
+    write_smooth_pair(tmp_path / "scans")
+    conditions = ("plain", "axial-5mm", "coronal-3mm", "inverted", "stripped")
+    made = pack_validation(tmp_path / "scans", tiny_protocol(), spacing, conditions)
+    scans = load_validation(made.save(tmp_path / "v.safetensors"), tiny_protocol(), spacing)
+    assert scans.names == ("a_t1.nii.gz", *(f"a_t1.nii.gz@{condition}" for condition in conditions[1:]))
+    assert scans.conditions == conditions
+    inside = [
+        image[(target != 0) & (target != IGNORED)] for image, target in zip(scans.images, scans.targets, strict=True)
+    ]
+    outside = [image[target == 0] for image, target in zip(scans.images, scans.targets, strict=True)]
+    counts = {int((target == 3).sum()) for target in scans.targets}
+    assert len(counts) == 1  # cut, but never into a label
+    for tissue, air in zip(inside, outside, strict=True):
+        assert tissue.mean() > air.mean() + 0.3  # thick slices lie where the labels are
+    left = [float(image[target == 1].mean() - image[target == 3].mean()) for image, target in pairs_of(scans)]
+    assert left[0] < -0.1  # 2 is darker than 41
+    assert left[3] > 0.1  # and brighter once inverted
+
+
+def pairs_of(scans: ValidationSet) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(scans.images, scans.targets, strict=True))
+
+
+def test_slices_that_end_beyond_the_scan_are_fitted_to_its_labels(tmp_path: Path):
+    write_pair(tmp_path / "scans", "a", labelled())  # 15 voxels: three slices of 7 mm end at 14 of them, or at 21
+    for condition in ("axial-7mm", "axial-4mm", "coronal-4mm"):
+        scans = pack_validation(tmp_path / "scans", tiny_protocol(), 1.0, (condition,))
+        assert scans.images[0].shape == scans.targets[0].shape == (13, 18, 15)
+
+
+def test_means_are_told_by_condition():
+    target = torch.randint(0, 4, (4, 4, 4), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    other = target.flip(0)
+    names = ("a_t1", "b_t1", "a_t1@inverted", "b_t1@inverted")
+    scans = ValidationSet(names, (torch.zeros(4, 4, 4),) * 4, (target, target, target, other), 1.0)
+    scores = validate(Fixed(target.numpy().astype(np.int64), 4), scans, CPU, 1)
+    assert list(scores) == ["dice", "dice@plain", "dice@inverted", *(f"dice.{name}" for name in names)]
+    assert scores["dice@plain"] == 1.0
+    assert scores["dice@inverted"] == pytest.approx((1 + scores["dice.b_t1@inverted"]) / 2)
+    assert scores["dice"] == pytest.approx((3 + scores["dice.b_t1@inverted"]) / 4)
+    assert scores["dice.b_t1@inverted"] < 0.9
+
+
+def test_sets_packed_before_there_were_conditions_are_read(tmp_path: Path):
+    import json
+
+    from safetensors import safe_open
+
+    path = packed_file(tmp_path)
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["validation"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del header["conditions"], header["crop_margin_mm"]
+    save_file(tensors, path, metadata={"validation": json.dumps(header)})
+    scans = load_validation(path, tiny_protocol(), 1.0)
+    assert (scans.names, scans.conditions, scans.crop_margin_mm) == (("a_t1.nii.gz",), ("plain",), None)
+
+
+@pytest.mark.parametrize("condition", ["rotated-x-3", "shifted"])
+def test_conditions_that_move_the_head_are_refused(tmp_path: Path, condition: str):
+    write_smooth_pair(tmp_path / "scans")
+    with pytest.raises(TrainingError, match=rf"a_t1.nii.gz: found the condition {condition}, which moves the head"):
+        pack_validation(tmp_path / "scans", tiny_protocol(), 1.0, (condition,))
+
+
+def test_the_command_packs_conditions(tmp_path: Path, command: Any):
+    write_smooth_pair(tmp_path / "scans")
+    out = tmp_path / "v.safetensors"
+    validation = ("bank", tmp_path / "scans", "-o", out, "--validation")
+    code, said, _ = command(*validation, "--spacing", 2, "--conditions", "plain, axial-5mm,inverted,plain")
+    assert (code, said.strip()) == (0, f"{out}: 3 scans at 2 mm")
+    code, _, error = command(*validation, "--conditions", "sideways")
+    assert code == 2
+    assert "change of a scan: found 'sideways'" in error
+    code, _, error = command("bank", tmp_path / "scans", "-o", out, "--conditions", "plain")
+    assert code == 2
+    assert "--conditions: found 'plain' without --validation" in error

@@ -30,6 +30,9 @@ def train(
     On a machine with torch, numpy and safetensors only: python -m synthseg.training RECIPE. Several GPUs:
     torchrun --nproc-per-node N -m synthseg.training RECIPE.
     """
+    from synthseg.allocator import keep_freed_memory
+
+    keep_freed_memory()
     from synthseg.training import RunOptions, load_recipe
     from synthseg.training import train as run
 
@@ -59,6 +62,12 @@ def bank(
         float | None,
         typer.Option(min=0.1, max=10, help="With --validation: the recipe's working spacing in mm. Default: 1."),
     ] = None,
+    conditions: Annotated[
+        str | None,
+        typer.Option(
+            help="With --validation: versions of each scan, e.g. plain,axial-5mm,inverted,smooth-1. Default: plain."
+        ),
+    ] = None,
 ) -> None:
     """Pack label maps into one file that training reads on any machine."""
     from synthseg.errors import UsageError
@@ -74,12 +83,16 @@ def bank(
             "leave it out: a bank keeps its maps' own voxel sizes, and the recipe's grid.spacing_mm is used in training"
         )
         raise UsageError("--spacing", found=f"{spacing:g} mm without --validation", fix=fix)
+    if conditions is not None and not validation:
+        fix = "leave it out: a bank holds label maps, which have no contrast"
+        raise UsageError("--conditions", found=f"{conditions!r} without --validation", fix=fix)
     table = load_protocol(protocol)
     if validation:
-        from synthseg.training.validation import pack_validation
+        from synthseg.training.validation import PLAIN, pack_validation
 
         at = 1.0 if spacing is None else spacing
-        scans = pack_validation(labels, table, at)
+        wanted = tuple(dict.fromkeys(name.strip() for name in (conditions or PLAIN).split(",")))
+        scans = pack_validation(labels, table, at, wanted)
         typer.echo(f"{scans.save(out)}: {len(scans.names)} scans at {at:g} mm")
         return
     packed = open_bank(labels, table, on_map=lambda name: typer.echo(f"read {name}", err=True))

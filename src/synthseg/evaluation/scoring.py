@@ -14,6 +14,7 @@ from synthseg.metrics import overlap, sd95
 from synthseg.volumes.read import read_volume
 from synthseg.volumes.resample import reslice
 from synthseg.volumes.volume import Volume, strip_extension
+from synthseg.volumes.window import bounding_box
 
 _SAME_GRID_MM = 1e-2  # corners closer than this: headers written by different tools, one grid
 _SHOWN = 8  # values listed in a note
@@ -75,28 +76,41 @@ def evaluate_pair(
         scan: the name in the rows; the prediction's file name without extension when None.
     Raises: VolumeError for unreadable files; LabelError when there is nothing to score or the mapping does not fit.
     """
+    theirs, ours = read_volume(truth, labels=True), read_volume(predicted, labels=True)
+    return score_volumes(ours, theirs, config, scan=scan if scan is not None else strip_extension(predicted))
+
+
+def score_volumes(predicted: Volume, truth: Volume, config: EvaluationConfig | None = None, *, scan: str) -> PairScores:
+    """:func:`evaluate_pair` for label maps in memory; what else is said there holds here.
+
+    Args:
+        scan: the name in the rows.
+    Raises: LabelError when there is nothing to score or the mapping does not fit.
+    """
     config = config or EvaluationConfig()
     protocol = load_protocol(config.protocol)
-    theirs = read_volume(truth, labels=True)
-    ours = read_volume(predicted, labels=True)
-    notes = [f"{kind}: {note}" for kind, volume in (("prediction", ours), ("truth", theirs)) for note in volume.notes]
+    notes = [f"{kind}: {note}" for kind, v in (("prediction", predicted), ("truth", truth)) for note in v.notes]
     if config.mapping is not None:
-        theirs = replace(theirs, data=config.mapping.apply(theirs.data, theirs.spacing_mm, subject=truth))
-    notes += _ignored(theirs.data, config.ignore_value)
-    on_grid, moved = _onto_grid(ours, theirs)
-    values, chosen = _choose_values(on_grid, theirs.data, protocol, config, truth)
-    rows = _score(on_grid, theirs, values, protocol, config)
-    name = scan if scan is not None else strip_extension(predicted)
-    return PairScores(name, tuple(replace(row, scan=name) for row in rows), (*notes, *moved, *chosen))
+        converted = config.mapping.apply(truth.data, truth.spacing_mm, subject=truth.subject)
+        truth = replace(truth, data=converted)
+    notes += _ignored(truth.data, config.ignore_value)
+    on_grid, moved = _onto_grid(predicted, truth)
+    values, chosen = _choose_values(on_grid, truth.data, protocol, config, truth.subject)
+    rows = _score(on_grid, truth, values, protocol, config)
+    return PairScores(scan, tuple(replace(row, scan=scan) for row in rows), (*notes, *moved, *chosen))
 
 
 def _score(
     predicted: np.ndarray, truth: Volume, values: list[int], protocol: LabelProtocol, config: EvaluationConfig
 ) -> list[ScoreRow]:
-    counts = overlap(predicted, truth.data, values, ignore_value=config.ignore_value)
+    ours, theirs = predicted, truth.data
+    if 0 not in values:  # a brain fills a tenth of a typical field of view
+        box = bounding_box((ours != 0) | (theirs != 0))
+        ours, theirs = box.crop(ours), box.crop(theirs)
+    counts = overlap(ours, theirs, values, ignore_value=config.ignore_value)
     distances = np.full(len(values), np.nan)
     if config.surface:
-        distances = sd95(predicted, truth.data, values, truth.spacing_mm, ignore_value=config.ignore_value)
+        distances = sd95(ours, theirs, values, truth.spacing_mm, ignore_value=config.ignore_value)
     voxel_mm3 = abs(float(np.linalg.det(truth.affine[:3, :3])))
     names = dict(zip(protocol.values.tolist(), protocol.names, strict=True))
     scores = zip(values, counts.dice(), distances, counts.predicted, counts.truth, strict=True)

@@ -4,12 +4,17 @@ The scans are packed once (where nibabel is), so that a bare training machine ca
 by the rules inference follows (``volumes.standard``): the tolerance within which it is not resampled, and the
 percentiles that become 0 and 1. CT is left out: it would need the Hounsfield window too, on which inference decides
 scan by scan and says so in notes.
+
+A set can hold the same scans under several *conditions* (``volumes.degrade``: thick slices, other contrasts); their
+names are then ``NAME@CONDITION``. After all that, scans are cut to the head with a margin: a validation is training
+time lost, and the air around a head is up to nine tenths of a field of view. A network sees a little less surroundings
+than in inference: compare validations with each other, and final weights by ``make scores``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +36,9 @@ if TYPE_CHECKING:
 
 IGNORED = 255  # channel written where the truth is not to be scored
 CONTRASTS = ("t1", "t2", "pd", "flair")  # endings that a scan's name may have
+PLAIN = "plain"  # the condition of scans as they are
+CROP_MARGIN_MM = 10.0  # kept around the head
+AIR = 0.1  # prepared intensities below this are air, as far as cutting is concerned
 _FORMAT = "synthseg-validation-1"
 
 
@@ -43,6 +51,12 @@ class ValidationSet:
     targets: tuple[Tensor, ...]
     spacing_mm: float
     target_values: tuple[int, ...] = ()  # label value of each channel; empty in files that do not say
+    crop_margin_mm: float | None = None  # kept around the head; None when the whole field of view was kept
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """What the scans went through, in the order in which it first appears."""
+        return tuple(dict.fromkeys(condition_of(name) for name in self.names))
 
     def __post_init__(self) -> None:
         if not self.names:
@@ -61,7 +75,14 @@ class ValidationSet:
         for n, (image, target) in enumerate(zip(self.images, self.targets, strict=True)):
             tensors[f"image.{n}"] = image.half().contiguous()
             tensors[f"target.{n}"] = target.contiguous()
-        header = {"format": _FORMAT, "names": self.names, "spacing_mm": self.spacing_mm, "targets": self.target_values}
+        header = {
+            "format": _FORMAT,
+            "names": self.names,
+            "spacing_mm": self.spacing_mm,
+            "targets": self.target_values,
+            "conditions": self.conditions,
+            "crop_margin_mm": self.crop_margin_mm,
+        }
         with atomic_file(path) as file:
             file.write(save(tensors, metadata={"validation": json.dumps(header)}))
         return Path(path)
@@ -93,39 +114,66 @@ def load_validation(path: Path, protocol: LabelProtocol, spacing_mm: float) -> V
         raise TrainingError(
             path, found=f"scans at {header['spacing_mm']} mm", fix=f"pack them again at {spacing_mm} mm"
         )
-    return ValidationSet(names, images, targets, spacing_mm, known)
+    return ValidationSet(names, images, targets, spacing_mm, known, header.get("crop_margin_mm"))
 
 
-def pack_validation(folder: Path, protocol: LabelProtocol, spacing_mm: float) -> ValidationSet:
+def pack_validation(
+    folder: Path, protocol: LabelProtocol, spacing_mm: float, conditions: Sequence[str] = (PLAIN,)
+) -> ValidationSet:
     """Bring a folder of pairs onto the working grid, prepared as inference does. Needs nibabel and scipy.
 
+    Args:
+        conditions: names of ``synthseg.volumes.degrade.degrade``; every scan is packed once under each. Scans are
+            degraded at their full resolution, before anything else. Those that move the head are refused.
     Raises: TrainingError for a folder without pairs, or a pair on different grids; VolumeError for a scan that cannot
-        be read or has no contrast.
+        be read, degraded or has no contrast; UsageError for an unknown condition.
     """
-    import numpy as np
-
-    from synthseg.volumes.read import read_volume
-    from synthseg.volumes.standard import rescale
-
     names, images, targets = [], [], []
     for scan, truth in find_pairs(folder):
-        image = _on_grid(read_volume(scan), spacing_mm, order=1)
-        label_map = _on_grid(read_volume(truth, labels=True), spacing_mm, order=0)
-        apart = np.abs(image.affine - label_map.affine).max()
-        if image.shape != label_map.shape or apart > spacing_mm / 2:
-            raise TrainingError(
-                truth,
-                found=f"shape {label_map.shape}, {apart:.3g} mm away from {scan.name} of {image.shape}",
-                fix="bring scan and label map onto one grid",
-            )
-        images.append(torch.from_numpy(rescale(image.data, subject=str(scan))))
-        targets.append(torch.from_numpy(channels_of(label_map.data, protocol)))
-        names.append(scan.name)
+        for condition in conditions:
+            image, target = _prepared_pair(scan, truth, condition, protocol, spacing_mm)
+            images.append(image)
+            targets.append(target)
+            names.append(scan.name if condition == PLAIN else f"{scan.name}@{condition}")
     if not names:
         fix = f"name them NAME_t1.nii.gz, NAME_aseg.nii.gz; instead of t1 also {', '.join(CONTRASTS[1:])}, but not ct"
         raise TrainingError(folder, found="no pairs of scan and label map", fix=fix)
     values = tuple(protocol.target_values.tolist())
-    return ValidationSet(tuple(names), tuple(images), tuple(targets), spacing_mm, values)
+    return ValidationSet(tuple(names), tuple(images), tuple(targets), spacing_mm, values, CROP_MARGIN_MM)
+
+
+def _prepared_pair(
+    scan: Path, truth: Path, condition: str, protocol: LabelProtocol, spacing_mm: float
+) -> tuple[Tensor, Tensor]:
+    """One scan under one condition: image and target channels on the working grid, cut to the head."""
+    import numpy as np
+
+    from synthseg.volumes.degrade import degrade
+    from synthseg.volumes.read import read_volume
+    from synthseg.volumes.resample import reslice
+    from synthseg.volumes.standard import rescale
+    from synthseg.volumes.window import bounding_box
+
+    whole, labels = read_volume(scan), read_volume(truth, labels=True)
+    changed, kept = degrade(whole, labels, condition, name=scan.name)
+    if kept is not labels:
+        fix = "validate under conditions that leave it in place: thick slices, other contrasts, stripped"
+        raise TrainingError(scan, found=f"the condition {condition}, which moves the head", fix=fix)
+    image = _on_grid(changed, spacing_mm, order=1)
+    label_map = _on_grid(labels, spacing_mm, order=0)
+    data = rescale(image.data, subject=str(scan))
+    if condition != PLAIN:  # thick slices end elsewhere than the scan did
+        data = reslice(data, image.affine, label_map.shape, label_map.affine, order=1)
+    elif image.shape != label_map.shape or np.abs(image.affine - label_map.affine).max() > spacing_mm / 2:
+        apart = np.abs(image.affine - label_map.affine).max()
+        raise TrainingError(
+            truth,
+            found=f"shape {label_map.shape}, {apart:.3g} mm away from {scan.name} of {image.shape}",
+            fix="bring scan and label map onto one grid",
+        )
+    target = channels_of(label_map.data, protocol)
+    box = bounding_box((data > AIR) | (target != 0), margin=round(CROP_MARGIN_MM / spacing_mm))
+    return torch.from_numpy(box.crop(data)), torch.from_numpy(box.crop(target))
 
 
 def _on_grid(volume: Volume, spacing_mm: float, *, order: int) -> Volume:
@@ -159,9 +207,17 @@ def channels_of(label_map: np.ndarray, protocol: LabelProtocol) -> np.ndarray:
     return np.where(values[position] == label_map, channels[position], IGNORED).astype(np.uint8)
 
 
+def condition_of(name: str) -> str:
+    """The condition in a scan's name: ``a_t1.nii.gz@axial-5mm`` is ``axial-5mm``, without one :data:`PLAIN`."""
+    return name.partition("@")[2] or PLAIN
+
+
 @torch.no_grad()
 def validate(network: nn.Module, scans: ValidationSet, device: torch.device, multiple: int) -> dict[str, float]:
-    """Mean Dice over the labels each truth holds, per scan (``dice.NAME``) and over scans (``dice``)."""
+    """Mean Dice over the labels each truth holds.
+
+    Returns: ``dice`` over all scans; with several conditions ``dice@CONDITION`` for each; ``dice.NAME`` for each scan.
+    """
     was_training = network.training
     network.eval()
     scores: dict[str, float] = {}
@@ -169,9 +225,14 @@ def validate(network: nn.Module, scans: ValidationSet, device: torch.device, mul
         pad = [p for n in reversed(image.shape) for p in (0, -n % multiple)]
         padded = functional.pad(image, pad)[None, None].to(device, memory_format=torch.channels_last_3d)
         predicted = network(padded).argmax(1)[0, : image.shape[0], : image.shape[1], : image.shape[2]].cpu()
-        scores[f"dice.{name}"] = _mean_dice(predicted, target.long())
+        scores[name] = _mean_dice(predicted, target.long())
     network.train(was_training)
-    return {"dice": sum(scores.values()) / len(scores), **scores}
+    means = {"dice": sum(scores.values()) / len(scores)}
+    if len(scans.conditions) > 1:
+        for condition in scans.conditions:
+            of_condition = [score for name, score in scores.items() if condition_of(name) == condition]
+            means[f"dice@{condition}"] = sum(of_condition) / len(of_condition)
+    return {**means, **{f"dice.{name}": score for name, score in scores.items()}}
 
 
 def _mean_dice(predicted: Tensor, target: Tensor) -> float:
