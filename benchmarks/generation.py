@@ -27,7 +27,7 @@ from synthseg.errors import SynthsegError
 from synthseg.generation import GenerationConfig, GenerativeModel, LabelBank, Pair, paper
 from synthseg.generation.acquisition import apply_acquisition
 from synthseg.generation.config import GridPrior
-from synthseg.generation.intensity import apply_bias, apply_gamma, sample_mixture
+from synthseg.generation.intensity import apply_bias, apply_gamma
 
 
 class StageClock:
@@ -55,14 +55,12 @@ class StageClock:
 
 @torch.no_grad()
 def make_pair(model: GenerativeModel, clock: StageClock, rng: torch.Generator) -> Pair:
-    """``model.sample(1)``, stage by stage (the same functions in the same order as ``GenerativeModel.image``)."""
+    """``model.sample(1)``, stage by stage as ``GenerativeModel.apply`` does it with options off."""
     config = model.config
     with clock.stage("draw"):
         draw = model.draw(1, rng=rng)
-    with clock.stage("labels"):  # deformation, sampling, lesions, strip, flip
-        labels = model.labels(draw)
-    with clock.stage("mixture"):
-        image = sample_mixture(model.classes[labels], draw.mixture.means, draw.mixture.stds, draw.mixture.noise)
+    with clock.stage("labels and mixture"):  # deformation, sampling, lesions, strip, flip, Gaussians
+        labels, image = model.mixture(draw)
     with clock.stage("bias"):
         image = apply_bias(image, draw.bias)
     with clock.stage("gamma"):
@@ -87,10 +85,10 @@ def report(name: str, config: GenerationConfig, bank: LabelBank, runs: int) -> N
     for _ in range(runs):
         with clock.stage("all"):
             make_pair(model, clock, rng)
-    print(f"\n{name}: median of {runs} pairs, seconds (smallest to largest)\n{'stage':<13}{'wall':>8}{'cpu':>8}")
+    print(f"\n{name}: median of {runs} pairs, seconds (smallest to largest)\n{'stage':<19}{'wall':>8}{'cpu':>8}")
     for stage, wall in clock.wall.items():
         spread = f"  ({min(wall):.3f} to {max(wall):.3f})"
-        print(f"{stage:<13}{statistics.median(wall):>8.3f}{statistics.median(clock.cpu[stage]):>8.3f}{spread}")
+        print(f"{stage:<19}{statistics.median(wall):>8.3f}{statistics.median(clock.cpu[stage]):>8.3f}{spread}")
 
 
 def machine(device: torch.device) -> str:

@@ -1,18 +1,22 @@
-"""Seconds a training step: generation, forward, loss, backward and Adam, on this machine's CPU or GPU.
+"""A training step, in parts and as a whole: samples a second, and the share of what the machine can do.
 
     python benchmarks/training.py --threads 1 --steps 3
-    python benchmarks/training.py --device cuda --steps 20 --only 24x96
+    python benchmarks/training.py --device cuda --steps 20 --only 24x160
 
-The label maps are random blocks with the published label table, since the time does not depend on what they show.
-The first steps of each case are not counted. On a GPU each part ends with a synchronisation.
+``parts`` are timed one after the other, each with a synchronisation at its end on a GPU. ``whole`` is what a run does:
+nothing waits, and on a GPU the next batch is made meanwhile. Operations are counted from the network's own layers
+(forward, gradients of weights and of inputs; convolutions only) and compared with the ceiling, the best matrix product
+or convolution of the same precision, measured first. The label maps are random blocks with the published label table,
+since the time does not depend on what they show. The first steps of each case are not counted.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import platform
+import resource
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,14 +26,42 @@ from typing import Any
 
 import numpy as np
 import torch
+from ceilings import DTYPES, compute_tflops, machine
+from torch import nn
 
 from synthseg.generation.bank import LabelBank
 from synthseg.labels.protocol import load_protocol
+from synthseg.networks import UNet, UNetConfig
 from synthseg.training import Recipe, SegmentationTask, recipe_from_dict
+from synthseg.training.prefetch import Prefetch
 
-CASES = {"16x64": (16, 64, 2.0), "24x96": (24, 96, 1.0)}  # features, side in voxels, spacing in mm
-PRECISIONS = ("float32", "bfloat16")
-WARM_UP = 1  # steps before the clock starts: memory is asked for, kernels are chosen
+WARM_UP = 2  # steps before the clock starts: memory is asked for, kernels are chosen or compiled
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What is trained."""
+
+    features: int
+    side: int  # voxels
+    spacing_mm: float = 1.0
+    batch: int = 1
+    precision: str = "float32"
+    compile: bool = False
+    backend: str = "inductor"  # of torch.compile; another one traces the same but needs no compiler
+
+    @property
+    def name(self) -> str:
+        compiled = " compiled" if self.compile else ""
+        return f"{self.features}x{self.side} b{self.batch} {self.precision}{compiled}"
+
+    @property
+    def voxels(self) -> int:
+        """Of a batch."""
+        return self.batch * self.side**3
+
+
+CASES = {"16x64": Case(16, 64, 2.0), "24x96": Case(24, 96), "24x160": Case(24, 160)}
 
 
 def make_bank(folder: Path) -> Path:
@@ -41,20 +73,41 @@ def make_bank(folder: Path) -> Path:
     return LabelBank.from_maps(maps, [(1.0, 1.0, 1.0)] * 2, ["a", "b"], protocol).save(folder / "bank.safetensors")
 
 
-def make_recipe(bank: Path, features: int, side: int, spacing_mm: float, precision: str) -> Recipe:
+def make_recipe(bank: Path, case: Case) -> Recipe:
     """The loss and optimiser of the compact recipes."""
     values: dict[str, Any] = {
         "data": {"bank": bank.name},
-        "generation": {"grid": {"shape": [side] * 3, "spacing_mm": spacing_mm, "focus": "brain"}},
-        "network": {"features": features, "out_channels": 33},
-        "optimizer": {"loss": "dice_ce", "absent": "skip", "precision": precision},
+        "generation": {"grid": {"shape": [case.side] * 3, "spacing_mm": case.spacing_mm, "focus": "brain"}},
+        "network": {"features": case.features, "out_channels": 33},
+        "optimizer": {"loss": "dice_ce", "absent": "skip", "precision": case.precision, "batch": case.batch},
     }
     return recipe_from_dict(values, where="benchmark", folder=str(bank.parent))
 
 
+def step_flops(config: UNetConfig, side: int, batch: int) -> tuple[float, float]:
+    """Operations of a forward pass and of a whole step (two a multiplication), counted layer by layer.
+
+    The backward pass computes each convolution's gradient for its weights and for its input, as many operations each
+    as forward; the input of the first convolution needs none.
+    """
+    counts: list[float] = []
+
+    def count(layer: nn.Module, _: Any, output: torch.Tensor) -> None:
+        assert isinstance(layer, nn.Conv3d)
+        counts.append(2.0 * layer.weight.numel() * output[:, 0].numel())
+
+    with torch.device("meta"):
+        network = UNet(config)
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv3d):
+                layer.register_forward_hook(count)
+        network(torch.empty(batch, config.in_channels, side, side, side))
+    return sum(counts), 3 * sum(counts) - counts[0]
+
+
 @dataclasses.dataclass(frozen=True)
 class Times:
-    """Seconds of the parts of one step."""
+    """Seconds of the parts of one step, each to its end."""
 
     generation: float
     forward: float  # with the loss
@@ -66,42 +119,111 @@ class Times:
         return self.generation + self.forward + self.backward + self.update
 
 
-def measure(recipe: Recipe, device: torch.device, steps: int) -> list[Times]:
-    """Times of each step after the warm-up."""
-    task = SegmentationTask(recipe, device)
-    torch.manual_seed(0)
-    network: Any = task.build_network().to(device)
-    network = network.to(memory_format=torch.channels_last_3d).train()  # as the training loop has it
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, eps=1e-7)
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What one case gave."""
 
-    def timed(part: Callable[[], Any]) -> tuple[Any, float]:
+    case: Case
+    parts: Times  # medians
+    whole: float  # seconds a step without waiting
+    peak_gb: float  # of the GPU, or of the process
+    step_tflop: float
+
+    @property
+    def samples_per_s(self) -> float:
+        return self.case.batch / self.whole
+
+    @property
+    def compute_tflops(self) -> float:
+        """10^12 operations a second of forward and backward, without generation and update."""
+        return self.step_tflop / (self.parts.forward + self.parts.backward)
+
+
+class Bench:
+    """A network in training as the loop has it: channels innermost, fused Adam."""
+
+    def __init__(self, bank: Path, case: Case, device: torch.device) -> None:
+        self.case, self.device = case, device
+        recipe = make_recipe(bank, case)
+        self.task = SegmentationTask(recipe, device)
+        torch.manual_seed(0)
+        network: Any = self.task.build_network().to(device)
+        self.network = network.to(memory_format=torch.channels_last_3d).train()
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-4, eps=1e-7, fused=True)
+        self.step_tflop = step_flops(recipe.network, case.side, case.batch)[1] / 1e12
+        self.called = torch.compile(self.network, backend=case.backend) if case.compile else self.network
+
+    def measure(self, steps: int) -> Result:
+        """Times of ``steps`` steps in parts and as many as a whole."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        parts = [self._parts(step) for step in range(WARM_UP + steps)][WARM_UP:]
+        names = [f.name for f in dataclasses.fields(Times)]
+        middle = Times(**{name: statistics.median(getattr(each, name) for each in parts) for name in names})
+        return Result(self.case, middle, self._whole(steps), peak_gb(self.device), self.step_tflop)
+
+    def _parts(self, step: int) -> Times:
+        self.optimizer.zero_grad(set_to_none=True)
+        batch, generation = self._timed(partial(self.task.batch, step, range(self.case.batch)))
+        loss, forward = self._timed(partial(self.task.loss, self.called, batch, step))
+        _, backward = self._timed(loss.backward)
+        _, update = self._timed(self.optimizer.step)
+        return Times(generation, forward, backward, update)
+
+    def _timed(self, part: Callable[[], Any]) -> tuple[Any, float]:
         begin = time.perf_counter()
         result = part()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        wait_for(self.device)
         return result, time.perf_counter() - begin
 
-    times = []
-    for step in range(WARM_UP + steps):
-        optimizer.zero_grad(set_to_none=True)
-        batch, generation = timed(partial(task.batch, step, [0]))
-        loss, forward = timed(partial(task.loss, network, batch, step))
-        _, backward = timed(loss.backward)
-        _, update = timed(optimizer.step)
-        times.append(Times(generation, forward, backward, update))
-    return times[WARM_UP:]
+    def _whole(self, steps: int) -> float:
+        prefetch = Prefetch(self.task.batch, self.device)
+        elements = range(self.case.batch)
+        begin = 0.0
+        for step in range(1 + steps):  # the first makes its own batch, and is not counted
+            if step == 1:
+                wait_for(self.device)
+                begin = time.perf_counter()
+            batch = prefetch.take(step, elements)
+            self.optimizer.zero_grad(set_to_none=True)
+            self.task.loss(self.called, batch, step).backward()
+            self.optimizer.step()
+            prefetch.begin(step + 1, elements)
+        wait_for(self.device)
+        seconds = (time.perf_counter() - begin) / steps
+        prefetch.close()
+        return seconds
 
 
-def machine(device: torch.device) -> str:
-    """What the numbers were measured on."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        models = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-        cpu = f"{models[0]}, {len(models)} logical cores" if models else cpu
-    gpu = f"; {torch.cuda.get_device_name(device)}" if device.type == "cuda" else ""
-    versions = f"torch {torch.__version__}, Python {platform.python_version()}"
-    return f"{cpu}{gpu}; {torch.get_num_threads()} thread(s); {versions}"
+def wait_for(device: torch.device) -> None:
+    """Until a GPU has finished; a CPU always has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_gb(device: torch.device) -> float:
+    """Most memory so far: the GPU's allocated by torch, or this process's resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def row(result: Result, ceiling_tflops: float) -> str:
+    """One line of the table."""
+    parts, case = result.parts, result.case
+    seconds = " ".join(f"{value:8.4f}" for value in (result.whole, *dataclasses.astuple(parts)))
+    share = result.compute_tflops / ceiling_tflops
+    return (
+        f"{case.name:<27} {seconds} {result.samples_per_s:9.2f} {result.compute_tflops:8.3f} {share:8.1%} "
+        f"{parts.generation / parts.total:7.1%} {result.peak_gb:7.2f}"
+    )
+
+
+HEADINGS = (
+    f"{'case':<27} {'whole':>8} {'gener.':>8} {'forward':>8} {'backw.':>8} {'update':>8} "
+    f"{'samples/s':>9} {'TFLOP/s':>8} {'ceiling':>8} {'gener.':>7} {'peakGB':>7}"
+)
 
 
 def main() -> None:
@@ -110,23 +232,24 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--steps", type=int, default=5, help="steps that are measured, after the warm-up")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--only", choices=CASES, help="one network and grid")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--compile", action="store_true", help="torch.compile the network")
+    parser.add_argument("--only", choices=CASES, nargs="+", default=["16x64", "24x96"], help="features x side")
+    parser.add_argument("--precision", choices=DTYPES, nargs="+", default=list(DTYPES))
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     device = torch.device(given.device)
+    torch.backends.cudnn.benchmark = True
     print(machine(device))
-    print(f"median of {given.steps} steps of one pair, after {WARM_UP} to warm up; seconds")
-    heads = ("step", "gener.", "forward", "backw.", "Adam")
-    print(f"{'case':>7} {'precision':>9} {' '.join(f'{head:>7}' for head in heads)}  share of generation")
+    ceilings = {name: compute_tflops(name, device) for name in given.precision}
+    print("ceilings: " + ", ".join(f"{name} {value:.3f} TFLOP/s" for name, value in ceilings.items()))
+    print(f"medians of {given.steps} steps after {WARM_UP} to warm up; seconds\n{HEADINGS}")
     with tempfile.TemporaryDirectory() as folder:
         bank = make_bank(Path(folder))
-        for name, (features, side, spacing_mm) in CASES.items():
-            for precision in PRECISIONS if given.only in (None, name) else ():
-                times = measure(make_recipe(bank, features, side, spacing_mm, precision), device, given.steps)
-                middle = [statistics.median(getattr(t, f.name) for t in times) for f in dataclasses.fields(Times)]
-                total = statistics.median(t.total for t in times)
-                parts = " ".join(f"{value:7.3f}" for value in (total, *middle))
-                print(f"{name:>7} {precision:>9} {parts}  {middle[0] / total:.1%}", flush=True)
+        for name in given.only:
+            for precision in given.precision:
+                case = dataclasses.replace(CASES[name], precision=precision, batch=given.batch, compile=given.compile)
+                print(row(Bench(bank, case, device).measure(given.steps), ceilings[precision]), flush=True)
 
 
 if __name__ == "__main__":
