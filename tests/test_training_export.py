@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import runpy
 from pathlib import Path
 
 import pytest
@@ -246,3 +247,37 @@ def test_a_target_that_both_sides_share_has_no_partner():
     assert output.values.tolist() == [0, 1]
     assert output.sides == ("neutral", "neutral")
     assert output.partner_channel.tolist() == [0, 1]
+
+
+def test_channels_of_a_network_on_blocks_are_carried_over_block_by_block():
+    old, new = (UNet(UNetConfig(features=4, levels=2, out_channels=n, patch=2, norm="instance")) for n in (3, 4))
+    start_from(new, old.state_dict(), [0, 2, 41], [0, 16, 2, 41])
+    image = torch.rand(1, 1, 8, 8, 8)
+    torch.testing.assert_close(new(image)[:, [0, 2, 3]], old(image))
+
+
+def test_a_head_for_blocks_does_not_fit_one_for_voxels():
+    voxels, blocks = (UNet(UNetConfig(features=4, levels=2, out_channels=3, patch=patch)) for patch in (1, 2))
+    before = blocks.head.weight.clone()
+    report = start_from(blocks, voxels.state_dict(), [0, 2, 41], [0, 2, 41])
+    assert torch.equal(blocks.head.weight, before)
+    assert {"head.weight", "head.bias", "down.0.convs.0.weight"} <= set(report.fresh)
+    assert report.channels == ()
+
+
+def test_the_compact_networks_start_is_the_default_on_blocks_one_level_fewer():
+    script = runpy.run_path(str(Path(__file__).parents[1] / "recipes" / "compact_start.py"))
+    deep = UNet(UNetConfig(features=4, levels=3, out_channels=3, norm="instance"))
+    start = script["compact_start"](deep.state_dict(), 3)
+    compact = UNet(UNetConfig(features=4, levels=2, out_channels=3, norm="instance", patch=2))
+    compact.load_state_dict(start)
+    shallow = UNet(UNetConfig(features=4, levels=2, out_channels=3, norm="instance"))
+    kept = {name: tensor for name, tensor in start.items() if shallow.state_dict()[name].shape == tensor.shape}
+    kept |= {name: deep.state_dict()[name] for name in ("down.0.convs.0.weight", "head.weight", "head.bias")}
+    shallow.load_state_dict(kept)
+    image = torch.rand(1, 1, 6, 8, 4)
+
+    def doubled(x: torch.Tensor) -> torch.Tensor:
+        return x.repeat_interleave(2, 2).repeat_interleave(2, 3).repeat_interleave(2, 4)
+
+    torch.testing.assert_close(compact(doubled(image)), doubled(shallow(image)), rtol=1e-4, atol=1e-4)

@@ -306,3 +306,26 @@ def test_a_run_folder_that_cannot_be_made_is_named(tmp_path: Path):
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0m00s"), (185.9, "3m05s"), (3720, "1h02m"), (360000, "100h00m")])
 def test_durations_are_short(seconds: float, text: str):
     assert duration(seconds) == text
+
+
+# A compiled network
+
+
+def test_a_compiled_run_learns_what_the_plain_one_does_under_the_same_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    compiled = []
+    real = torch.compile
+
+    def without_code_generation(network: nn.Module) -> Any:  # all but the C++ compiler, which is not everywhere
+        compiled.append(network)
+        return real(network, backend="aot_eager")
+
+    monkeypatch.setattr(torch, "compile", without_code_generation)
+    run(tiny_recipe(tmp_path), tmp_path / "plain")
+    assert compiled == []
+    run(tiny_recipe(tmp_path, optimizer={"compile": True}), tmp_path / "compiled")
+    assert len(compiled) == 1
+    plain, fused = (state_of(tmp_path / name)[0] for name in ("plain", "compiled"))
+    assert plain.keys() == fused.keys()
+    torch.testing.assert_close(fused, plain, rtol=1e-3, atol=1e-4)

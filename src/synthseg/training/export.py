@@ -101,10 +101,12 @@ def start_from(
     for name, tensor in state.items():
         source = tensors.get(name)
         if name.startswith("head.") and source is not None and source.shape[1:] == tensor.shape[1:]:
-            new = torch.tensor([new_values.index(v) for v in shared], dtype=torch.long)
-            old = torch.tensor([old_values.index(v) for v in shared], dtype=torch.long)
-            tensor[new] = source[old].to(tensor)
-            taken += 1
+            rows = _head_rows(tensor, new_values, shared), _head_rows(source, old_values, shared)
+            if len(rows[0]) == len(rows[1]):
+                tensor[rows[0]] = source[rows[1]].to(tensor)
+                taken += 1
+            else:  # blocks of another size
+                fresh.append(name)
         elif source is not None and source.shape == tensor.shape:
             tensor.copy_(source)
             taken += 1
@@ -113,3 +115,9 @@ def start_from(
     network.load_state_dict(state)
     carried = tuple(shared) if "head.weight" in state and "head.weight" not in fresh else ()
     return InitReport(taken, tuple(fresh), carried, tuple(value for value in new_values if value not in carried))
+
+
+def _head_rows(head: Tensor, values: list[int], wanted: list[int]) -> Tensor:
+    """Rows of a head that belong to the wanted label values; a network on blocks of voxels has several a value."""
+    rows = torch.arange(len(head)).view(len(values), -1)
+    return rows[[values.index(value) for value in wanted]].flatten()

@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor, nn, optim
 from torch.nn.parallel import DistributedDataParallel
 
-from synthseg.errors import TrainingError, UsageError
+from synthseg.errors import TrainingError
 from synthseg.training.checkpoint import Progress, list_checkpoints, load_checkpoint, read_index, save_checkpoint
 from synthseg.training.distributed import World, join_world, share_batch_norm, spread
 from synthseg.training.export import provenance, start_from
@@ -28,6 +27,7 @@ from synthseg.training.guard import StepGuard
 from synthseg.training.logs import RunLog, duration
 from synthseg.training.memory import explain_lack_of_memory
 from synthseg.training.optimizers import make_optimizer
+from synthseg.training.options import RunOptions, RunResult
 from synthseg.training.prefetch import Prefetch
 from synthseg.training.recipe import Recipe
 from synthseg.training.resume import compare_recipes
@@ -37,37 +37,6 @@ from synthseg.training.task import SegmentationTask, Task
 from synthseg.weights import load_weights, protocol_of, save_weights
 
 MAX_SKIPPED_IN_ROW = 20  # steps with a loss that is not finite before the run is stopped
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """How this session runs; nothing here but ``init`` changes what is computed.
-
-    Raises: UsageError for a thread count below 1 or a negative time limit.
-    """
-
-    out: Path  # run folder
-    resume: bool = False
-    max_minutes: float | None = None
-    init: str | Path | None = None  # weights to start from
-    device: str = "auto"
-    threads: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.threads is not None and self.threads < 1:
-            raise UsageError("threads", found=repr(self.threads), fix="give at least 1, or leave it out for all cores")
-        if self.max_minutes is not None and not self.max_minutes >= 0:
-            raise UsageError("max_minutes", found=repr(self.max_minutes), fix="give 0 or more minutes")
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """Where a run stands when its session ends."""
-
-    step: int
-    finished: bool
-    weights: Path | None
-    scores: dict[str, float]
 
 
 def train(
@@ -161,11 +130,15 @@ class _Session:
             self.notes.append("the weights to start from are not used again: the run goes on from its checkpoint")
 
     def _wrap(self) -> nn.Module:
+        """What a step calls: compiled and spread over the processes; ``self.network`` keeps parameters and names."""
+        network: nn.Module = self.network
+        if self.config.compile:
+            network = torch.compile(network)  # type: ignore[assignment]
         if self.world.size == 1:
-            return self.network
-        share_batch_norm(self.network)
+            return network
+        share_batch_norm(network)
         ids = [self.world.device.index] if self.world.device.type == "cuda" else None
-        return spread(self.network, ids)
+        return spread(network, ids)
 
     def run(self, stop: StopOnSignal) -> RunResult:
         """Steps until done or asked to stop, with checkpoints between."""

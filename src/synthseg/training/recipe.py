@@ -51,6 +51,7 @@ class OptimizerConfig:
     ema_decay: float = 0.0  # 0 = no average of weights
     freeze_norm_step: int | None = None  # from this step on batch norm uses its running statistics, as inference does
     precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False  # fuse the network's operations with torch.compile: minutes at the start, faster steps after
     seed: int = 0
 
     def __post_init__(self) -> None:
