@@ -46,10 +46,13 @@ def main() -> None:
     weights = load_weights(given.weights)
     architecture = weights.card["architecture"]
     levels = int(architecture["levels"])
+    untold = ("created", "scores", "scores_step", "steps", "samples", "hours")  # true of the default, not of this
     card = {
-        **weights.card,
+        **{key: value for key, value in weights.card.items() if key not in untold},
         "name": "compact-start",
         "architecture": {**architecture, "levels": levels - 1, "patch": PATCH},
+        "started_from": {"name": weights.name, "sha256": weights.card["sha256"], "steps": weights.card.get("steps")},
+        "description": "To start training from: not trained in this shape, segments nothing.",
     }
     print(save_weights(given.out, compact_start(dict(weights.tensors), levels), card))
 

@@ -100,3 +100,17 @@ def test_logits_of_a_patch_network_lie_in_channels_last_memory_as_the_loss_wants
     network = network.to(memory_format=torch.channels_last_3d)
     image = torch.rand(1, 1, 8, 8, 8).contiguous(memory_format=torch.channels_last_3d)
     assert network(image).is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def test_a_batch_in_bfloat16_is_normalised_as_its_images_alone():
+    norm = make_instance_norm(3)
+    means = torch.tensor([-1.0, 3.0, 8.0]).view(1, 3, 1, 1, 1)  # large against the deviation: where rounding shows
+    x = (means + 0.2 * torch.randn(3, 3, 6, 6, 6)).bfloat16()
+    alone = torch.cat([norm(image[None]) for image in x])
+    assert torch.equal(norm(x), alone)
+    assert norm(x).float().mean((2, 3, 4)).sub(norm.bias).abs().max() < 0.02
+
+
+def test_the_smallest_input_a_network_takes_has_one_voxel_at_its_deepest_level():
+    network = UNet(UNetConfig(features=4, levels=3, out_channels=2, norm="instance"))
+    assert network.train()(torch.rand(1, 1, 4, 4, 4)).isfinite().all()

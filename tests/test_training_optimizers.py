@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn, optim
 
+from synthseg.errors import ConfigError
 from synthseg.networks import UNet, UNetConfig
+from synthseg.training.checkpoint import list_checkpoints, load_checkpoint
 from synthseg.training.optimizers import Muon, make_optimizer, orthogonal
 from synthseg.training.recipe import OptimizerConfig
 from training_helpers import assert_same_bits, run, state_of, tiny_recipe
@@ -106,3 +108,20 @@ def test_frozen_batch_norm_keeps_its_statistics_and_learns_its_scale(tmp_path: P
     assert scales
     assert all(torch.equal(before[name], after[name]) for name in statistics)
     assert not any(torch.equal(before[name], after[name]) for name in scales)
+
+
+def test_a_run_does_not_go_on_with_another_optimiser(tmp_path: Path):
+    run(tiny_recipe(tmp_path, optimizer={"steps": 2}), tmp_path / "run")
+    other = tiny_recipe(tmp_path, optimizer={"steps": 4, "optimizer": "muon"})
+    with pytest.raises(ConfigError, match=r"optimizer\.optimizer: found muon, but adam"):
+        run(other, tmp_path / "run", resume=True)
+
+
+def test_a_checkpoint_of_one_machine_goes_on_with_the_kernels_of_another(tmp_path: Path):
+    recipe = tiny_recipe(tmp_path, optimizer={"steps": 2})
+    run(recipe, tmp_path / "run", max_minutes=0)  # stopped: the checkpoint stays
+    network = UNet(recipe.network)
+    optimizer = optim.Adam(network.parameters(), lr=1.0, fused=True)
+    load_checkpoint(list_checkpoints(tmp_path / "run")[-1], network, optimizer, None)
+    assert optimizer.param_groups[0]["fused"] is True
+    assert optimizer.param_groups[0]["lr"] == recipe.optimizer.learning_rate

@@ -149,9 +149,11 @@ def run_case(case: Case, segmenter: Segmenter, *, unscored: Sequence[int] = ()) 
 
 def settings_key(segmenter: Segmenter) -> str:
     """Folder name of everything a result depends on besides its case: weights, settings, way of scoring."""
-    settings = {**segmenter.config.to_dict(), "ct": None, "format": RESULT_FORMAT}
+    model = segmenter.model
+    card = {"field_of_view_mm": model.field_of_view_mm, "spacing_mm": model.spacing_mm, "protocol": model.protocol}
+    settings = {**segmenter.config.to_dict(), "ct": None, "format": RESULT_FORMAT, **card}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    weights = segmenter.model.sha256[:12] or _slug(segmenter.model.name)
+    weights = model.sha256[:12] or _slug(model.name)
     return f"{weights}-{digest[:8]}"
 
 

@@ -87,12 +87,14 @@ class InstanceNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, X, Y, Z] -> the same."""
-        if len(x) == 1:  # one image: batch norm's fused kernel, without its memory of the past
-            return functional.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
-        variance, mean = torch.var_mean(x.float(), dim=(2, 3, 4), correction=0, keepdim=True)
-        scale = self.weight[:, None, None, None] * (variance + self.eps).rsqrt()
-        shift = self.bias[:, None, None, None] - mean * scale
-        return torch.addcmul(shift.to(x.dtype), x, scale.to(x.dtype))
+        if x[0, 0].numel() == 1:  # a single voxel is its own mean
+            return self.bias.to(x.dtype).view(1, -1, 1, 1, 1).expand_as(x)
+        # Batch norm's fused kernel without its memory of the past, image by image: the same numbers for any batch.
+        normed = [
+            functional.batch_norm(image, None, None, self.weight, self.bias, training=True, eps=self.eps)
+            for image in x.split(1)
+        ]
+        return normed[0] if len(normed) == 1 else torch.cat(normed)
 
 
 class _Level(nn.Module):

@@ -19,9 +19,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn, optim
 
 from synthseg.errors import TrainingError
+from synthseg.training.optimizers import Muon
 
 _FORMAT = "synthseg-checkpoint-1"
 _FACTS = ("progress", "recipe", "targets", "param_groups")  # what a run needs to go on
+_KERNELS = ("fused", "foreach", "capturable")  # of an optimiser's groups: how, not what, it computes
 SHARD_BYTES = 15 * 2**20
 
 
@@ -167,12 +169,20 @@ def load_checkpoint(
     for name, tensor in _under(tensors, "optimizer.").items():
         number, key = name.split(".", 1)
         state.setdefault(int(number), {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": index["param_groups"]})
+    optimizer.load_state_dict({"state": state, "param_groups": _groups(index["param_groups"], optimizer)})
     for parameter, values in optimizer.state.items():
         for key, value in values.items():
+            if isinstance(optimizer, Muon):  # torch leaves step counts on the CPU, where each would be waited for
+                values[key] = value = value.to(parameter.device)
             if value.shape == parameter.shape:  # laid out as the parameter is: Adam takes half the time then
                 values[key] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
     return index
+
+
+def _groups(saved: list[dict[str, Any]], optimizer: optim.Optimizer) -> list[dict[str, Any]]:
+    """Saved hyperparameters, but this machine's way to compute a step: a CPU has other kernels than a GPU."""
+    own = [{key: group[key] for key in _KERNELS if key in group} for group in optimizer.param_groups]
+    return [{**group, **kernels} for group, kernels in zip(saved, own, strict=True)]
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -31,12 +31,12 @@ def compare_recipes(facts: Mapping[str, Any], recipe: Recipe, targets: list[int]
         facts: the checkpoint's index.
         targets: label value of each output channel now.
         where: the checkpoint's name, for messages.
-    Raises: ConfigError if the network, the label values of its channels or its spacing are other ones.
+    Raises: ConfigError if the network, the label values of its channels, its spacing or the optimiser are other ones.
     """
     before, now = flatten(_completed(facts["recipe"])), flatten(recipe.to_dict())
     changed = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key) and key != "folder"]
     for key in changed:
-        if key.startswith("network.") or key == _SPACING:
+        if key.startswith("network.") or key in (_SPACING, "optimizer.optimizer"):
             found = f"{_shown(now.get(key))}, but {_shown(before.get(key))} in {where}"
             raise ConfigError(key, found=found, fix=_FIX)
     notes = []

@@ -113,12 +113,13 @@ class SegmentationTask:
     def card(self, facts: dict[str, Any]) -> dict[str, Any]:
         """The card of weights of this task, with the run's own facts (steps, scores, recipe)."""
         output, grid = self.recipe.output, self.recipe.generation.grid
-        own = {
+        own: dict[str, Any] = {
             "data": f"{len(self.bank)} label maps ({self.bank.names[0]} ... {self.bank.names[-1]}), no real scan",
             "licence": output.licence,
             "description": output.description,
-            "field_of_view_mm": [side * grid.spacing_mm for side in grid.shape],
         }
+        if self.recipe.network.norm == "instance":  # its statistics are those of such images (decision 0004)
+            own["field_of_view_mm"] = [side * grid.spacing_mm for side in grid.shape]
         return make_card(
             output.name,
             self.recipe.network.to_dict(),
