@@ -46,6 +46,8 @@ TRAINING = (  # what cannot fail first, then the likely winners: the clock cuts 
     training.Case(24, 160),
     training.Case(24, 96, batch=4),
     training.Case(16, 128, batch=2),
+    training.Case(24, 160, norm="instance", optimizer="muon"),  # recipes/synthseg-1mm-gpu.toml, but for its longer side
+    training.Case(24, 160, norm="instance", optimizer="muon", compile=True),
     training.Case(24, 160, compile=True),
     training.Case(24, 128, batch=2, compile=True),
     training.Case(24, 96, batch=4, compile=True),

@@ -33,6 +33,7 @@ from synthseg.generation.bank import LabelBank
 from synthseg.labels.protocol import load_protocol
 from synthseg.networks import UNet, UNetConfig
 from synthseg.training import Recipe, SegmentationTask, recipe_from_dict
+from synthseg.training.optimizers import make_optimizer
 from synthseg.training.prefetch import Prefetch
 
 WARM_UP = 2  # steps before the clock starts: memory is asked for, kernels are chosen or compiled
@@ -48,12 +49,15 @@ class Case:
     batch: int = 1
     precision: str = "float32"
     compile: bool = False
+    norm: str = "batch"
+    optimizer: str = "adam"
     backend: str = "inductor"  # of torch.compile; another one traces the same but needs no compiler
 
     @property
     def name(self) -> str:
         compiled = " compiled" if self.compile else ""
-        return f"{self.features}x{self.side} b{self.batch} {self.precision}{compiled}"
+        kind = "" if (self.norm, self.optimizer) == ("batch", "adam") else f" {self.norm} {self.optimizer}"
+        return f"{self.features}x{self.side} b{self.batch} {self.precision}{kind}{compiled}"
 
     @property
     def voxels(self) -> int:
@@ -74,12 +78,18 @@ def make_bank(folder: Path) -> Path:
 
 
 def make_recipe(bank: Path, case: Case) -> Recipe:
-    """The loss and optimiser of the compact recipes."""
+    """The loss of the shipped recipes, the case's network and optimiser; no optional stage."""
     values: dict[str, Any] = {
         "data": {"bank": bank.name},
         "generation": {"grid": {"shape": [case.side] * 3, "spacing_mm": case.spacing_mm, "focus": "brain"}},
-        "network": {"features": case.features, "out_channels": 33},
-        "optimizer": {"loss": "dice_ce", "absent": "skip", "precision": case.precision, "batch": case.batch},
+        "network": {"features": case.features, "out_channels": 33, "norm": case.norm},
+        "optimizer": {
+            "loss": "dice_ce",
+            "absent": "skip",
+            "precision": case.precision,
+            "batch": case.batch,
+            "optimizer": case.optimizer,
+        },
     }
     return recipe_from_dict(values, where="benchmark", folder=str(bank.parent))
 
@@ -140,7 +150,7 @@ class Result:
 
 
 class Bench:
-    """A network in training as the loop has it: channels innermost, fused Adam."""
+    """A network in training as the loop has it: channels innermost, the recipe's optimiser; without its guard."""
 
     def __init__(self, bank: Path, case: Case, device: torch.device) -> None:
         self.case, self.device = case, device
@@ -149,7 +159,7 @@ class Bench:
         torch.manual_seed(0)
         network: Any = self.task.build_network().to(device)
         self.network = network.to(memory_format=torch.channels_last_3d).train()
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-4, eps=1e-7, fused=True)
+        self.optimizer = make_optimizer(recipe.optimizer, self.network)
         self.step_tflop = step_flops(recipe.network, case.side, case.batch)[1] / 1e12
         self.called = torch.compile(self.network, backend=case.backend) if case.compile else self.network
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from inference_helpers import band_model, phantom, phantom_affine, save_scan
-from synthseg.evaluation import Case, CaseFailure, CaseResult, run_case, run_cases
+from synthseg.errors import OutputError
+from synthseg.evaluation import Case, CaseFailure, CaseResult, run_case, run_cases, yardstick
 from synthseg.evaluation.yardstick import Outcome, settings_key
 from synthseg.inference import Model, Segmenter
 
@@ -137,6 +138,17 @@ def test_a_bad_scan_is_reported_and_the_rest_goes_on(folder: Path):
     assert "b.nii.gz" in outcomes[0].reason
     assert scored(outcomes[1]).dice > 0.9
     assert len(list((folder / "out").rglob("*.json"))) == 1  # the failure is tried again next time
+
+
+def test_a_place_that_takes_no_results_ends_the_run_instead_of_wasting_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(path: Path, result: object) -> None:
+        raise OutputError(path, found="a full disk", fix="free space")
+
+    monkeypatch.setattr(yardstick, "write_result", refuse)
+    with pytest.raises(OutputError, match="a full disk"):
+        run_cases([case(folder)], segmenter(), folder / "out")
 
 
 def test_the_phantom_lies_where_the_affine_says():

@@ -110,9 +110,10 @@ def run_cases(
         if outcome is None:
             try:
                 outcome = run_case(case, segmenter, unscored=unscored)
-                write_result(path, outcome)
             except (SynthsegError, OSError, MemoryError) as error:
                 outcome = CaseFailure(case, str(error) or type(error).__name__)
+            else:
+                write_result(path, outcome)
         outcomes.append(outcome)
         if on_done is not None:
             on_done(position, case, outcome)
