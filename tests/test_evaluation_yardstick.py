@@ -143,7 +143,7 @@ def test_a_bad_scan_is_reported_and_the_rest_goes_on(folder: Path):
 def test_a_place_that_takes_no_results_ends_the_run_instead_of_wasting_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def refuse(path: Path, result: object) -> None:
+    def refuse(path: Path, _: object) -> None:
         raise OutputError(path, found="a full disk", fix="free space")
 
     monkeypatch.setattr(yardstick, "write_result", refuse)
