@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from synthseg.generation.anatomy import entry_labels as entry_labels
 from synthseg.generation.config import PartialVolumePrior
 from synthseg.generation.deformation import Placement, coin, uniform
 

@@ -237,7 +237,7 @@ class _Session:
             self.prefetch.begin(step, range(first, first + config.batch))
 
     def _tally(self) -> None:
-        """Read what happened since the last reading: the one place that waits for a GPU."""
+        """Read what happened since the last reading: with one process, the one place that waits for a GPU."""
         counts = self.guard.read()
         self.loss_sum += counts.loss_sum
         self.loss_count += counts.taken
