@@ -45,9 +45,12 @@ def test_the_tables_have_the_published_sizes(generation: LabelProtocol) -> None:
     sizes = {name: len(load_protocol(name).target_values) for name in builtin_protocols()}
     assert sizes == {
         "synthseg-generation": 33,
+        "synthseg-generation-dk": 101,
         "synthseg-1.0": 32,
         "synthseg-2.0": 33,
         "desikan-killiany": 69,
+        "tissue-groups": 5,
+        "quality-groups": 9,
         "feta": 8,
     }
 

@@ -36,7 +36,7 @@ def test_an_element_is_the_same_in_any_batch_at_any_time(tmp_path: Path):
     for element in (3, 0, 2):  # alone, in another order, by another task
         alone = SegmentationTask(tiny_recipe(tmp_path), CPU).batch(7, [element])
         assert torch.equal(alone.target[0], together.target[element])
-        torch.testing.assert_close(alone.image[0], together.image[element], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(alone.input[0], together.input[element], rtol=1e-5, atol=1e-6)
     torch.manual_seed(99)  # the global stream plays no part
     assert_same_bits(task.batch(7, range(4))._asdict(), together._asdict())
 
@@ -45,7 +45,7 @@ def test_steps_elements_and_seeds_have_streams_of_their_own(tmp_path: Path):
     task = SegmentationTask(tiny_recipe(tmp_path), CPU)
     other = SegmentationTask(tiny_recipe(tmp_path, optimizer={"seed": 6}), CPU)
     images = [task.batch(0, [0]), task.batch(0, [1]), task.batch(1, [0]), other.batch(0, [0])]
-    flat = torch.stack([pair.image.flatten() for pair in images])
+    flat = torch.stack([pair.input.flatten() for pair in images])
     assert (torch.cdist(flat, flat) + 9 * torch.eye(4) > 1).all()
 
 
@@ -96,7 +96,7 @@ def failing(steps: Sequence[int], how: str) -> Any:
     class Failing(SegmentationTask):
         def batch(self, step: int, elements: Sequence[int]) -> Any:
             pair = super().batch(step, elements)
-            return pair._replace(image=pair.image * math.nan) if step in steps and how == "image" else pair
+            return pair._replace(input=pair.input * math.nan) if step in steps and how == "image" else pair
 
         def loss(self, network: nn.Module, batch: Any, step: int) -> Tensor:
             loss = super().loss(network, batch, step)

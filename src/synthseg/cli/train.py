@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="TOML recipe; see the folder recipes/.")],
+    recipe: Annotated[Path, typer.Argument(help="TOML recipe, or a chain of them; see the folder recipes/.")],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Run folder. Default: runs/RECIPE_NAME.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint.")] = False,
     max_minutes: Annotated[float | None, typer.Option(min=0, help="Stop cleanly after so many minutes.")] = None,
@@ -27,13 +27,15 @@ def train(
 
     Stopped by Ctrl-C or --max-minutes, a run writes its checkpoint and weights and ends with exit code 0.
 
+    A file of [[stages]] (recipes/plus/chain.toml) trains several networks, each from the weights of those before it.
+
     On a machine with torch, numpy and safetensors only: python -m synthseg.training RECIPE. Several GPUs:
     torchrun --nproc-per-node N -m synthseg.training RECIPE.
     """
     from synthseg.allocator import keep_freed_memory
 
     keep_freed_memory()
-    from synthseg.training import RunOptions, load_recipe
+    from synthseg.training import Chain, RunOptions, load_training, train_chain
     from synthseg.training import train as run
 
     options = RunOptions(
@@ -44,7 +46,13 @@ def train(
         device=device,
         threads=threads,
     )
-    result = run(load_recipe(recipe), options)
+    asked = load_training(recipe)
+    if isinstance(asked, Chain):
+        chain = train_chain(asked, options)
+        reached = "finished" if chain.finished else f"stopped early in stage {chain.stage} (--resume goes on)"
+        typer.echo("\n".join([f"{reached} at step {chain.step}", *(f"{k}: {v}" for k, v in chain.weights.items())]))
+        return
+    result = run(asked, options)
     state = "finished" if result.finished else "stopped early (--resume goes on)"
     typer.echo(f"{state} at step {result.step}, weights in {result.weights}")
 

@@ -24,16 +24,16 @@ def list_command() -> None:
     from synthseg.weights.store import list_weights
 
     entries = list_weights()
-    table = Table("name", "labels", "spacing", "steps", "size", "licence", "from")
+    table = Table("name", "role", "labels", "spacing", "steps", "size", "licence", "from")
     for entry in entries:
         name = f"{entry.name} ({entry.alias})" if entry.alias else entry.name
         size = f"{entry.path.stat().st_size / 1e6:.1f} MB"
         if entry.card is None:
-            table.add_row(name, f"[red]unusable: {entry.problem}[/red]", "", "", size, "", entry.source)
+            table.add_row(name, "", f"[red]unusable: {entry.problem}[/red]", "", "", size, "", entry.source)
             continue
         card = entry.card
         facts = (card["protocol"]["name"], f"{card['spacing_mm']:g} mm", _number(card.get("steps")))
-        table.add_row(name, *facts, size, str(card.get("licence") or _NOT_STATED), entry.source)
+        table.add_row(name, entry.role, *facts, size, str(card.get("licence") or _NOT_STATED), entry.source)
     console = _console()
     if entries:
         console.print(table)
@@ -46,7 +46,7 @@ def show_command(
     name: Annotated[str, typer.Argument(help="a name from `synthseg weights list`, or the path of a file")],
     as_json: Annotated[bool, typer.Option("--json", help="print the whole card as JSON")] = False,
 ) -> None:
-    """Show the card of weights: what they segment, how they were made, under which terms."""
+    """Show the card of weights: their role, what they segment, how they were made, under which terms."""
     from synthseg.weights.card import read_card
     from synthseg.weights.store import find_weights
 
@@ -86,11 +86,14 @@ def verify_command(
 def _print_card(card: dict[str, Any], path: Path) -> None:
     from rich.table import Table
 
+    from synthseg.weights.card import role_of
+
     table = Table(show_header=False, box=None)
     architecture = ", ".join(f"{key} {value}" for key, value in card["architecture"].items() if key != "kind")
     rows = card["protocol"]["rows"]
     facts = {
         "name": card["name"],
+        "role": role_of(card),
         "file": f"{path} ({path.stat().st_size / 1e6:.1f} MB)",
         "labels": f"{card['protocol']['name']}: {card['protocol'].get('description', '')} ({len(rows)} rows)",
         "spacing": f"{card['spacing_mm']:g} mm",

@@ -24,7 +24,16 @@ from synthseg.labels.table import format_table, label_from_row, label_to_row, pa
 
 __all__ = ["SIDES", "Label", "LabelProtocol", "Side", "builtin_protocols", "load_protocol"]
 
-BUILTIN = ("synthseg-generation", "synthseg-1.0", "synthseg-2.0", "desikan-killiany", "feta")
+BUILTIN = (
+    "synthseg-generation",
+    "synthseg-generation-dk",
+    "synthseg-1.0",
+    "synthseg-2.0",
+    "desikan-killiany",
+    "tissue-groups",
+    "quality-groups",
+    "feta",
+)
 
 
 @dataclass(frozen=True)

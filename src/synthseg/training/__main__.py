@@ -21,9 +21,9 @@ CODES = (
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, print; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m synthseg.training", description="Train a network from a recipe.", epilog=CODES
+        prog="python -m synthseg.training", description="Train a network, or a chain of them.", epilog=CODES
     )
-    parser.add_argument("recipe", type=Path)
+    parser.add_argument("recipe", type=Path, help="a recipe, or a chain of recipes (recipes/plus/chain.toml)")
     parser.add_argument("-o", "--out", type=Path, help="run folder (default: runs/RECIPE_NAME)")
     parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint")
     parser.add_argument("--max-minutes", type=float, help="stop cleanly after so many minutes")
@@ -32,8 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, help="CPU threads")
     given = parser.parse_args(arguments)
     keep_freed_memory()
-    from synthseg.training.loop import RunOptions, train
-    from synthseg.training.recipe import load_recipe
+    from synthseg.training import Chain, RunOptions, load_training, train, train_chain
 
     try:
         options = RunOptions(
@@ -44,7 +43,11 @@ def main(arguments: list[str] | None = None) -> int:
             device=given.device,
             threads=given.threads,
         )
-        train(load_recipe(given.recipe), options)
+        asked = load_training(given.recipe)
+        if isinstance(asked, Chain):
+            train_chain(asked, options)
+        else:
+            train(asked, options)
     except SynthsegError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

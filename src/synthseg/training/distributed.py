@@ -58,7 +58,7 @@ class World:
 
 @contextmanager
 def join_world(device: str) -> Iterator[World]:
-    """Join the processes torchrun started, or be alone.
+    """Join the processes torchrun started, or be alone. Within a world already joined (a chain's), that one stays.
 
     Args:
         device: "auto", "cpu", "cuda" or "cuda:N".
@@ -71,6 +71,9 @@ def join_world(device: str) -> Iterator[World]:
         torch.cuda.set_device(place)  # NCCL and allocations without a named device would all meet on GPU 0
     if size == 1:
         yield World(device=place)
+        return
+    if distributed.is_initialized():
+        yield World(rank, size, place)
         return
     try:
         distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")

@@ -60,6 +60,9 @@ def provenance(weights: Weights) -> dict[str, Any]:
     return {"name": weights.name, "sha256": card["sha256"], "steps": card.get("steps")}
 
 
+_FIRST = "down.0.convs.0.weight"  # the convolution that sees the inputs
+
+
 @dataclass(frozen=True)
 class InitReport:
     """What starting weights gave a network."""
@@ -79,10 +82,19 @@ class InitReport:
         return text
 
 
+def comparable_values(theirs: LabelProtocol, ours: LabelProtocol) -> list[int]:
+    """The label value of each of their channels, -1 where ours calls that value something else (a group, say)."""
+    names = {label.value: label.name.lower() for label in ours.labels}
+    own = {label.value: label.name.lower() for label in theirs.labels}
+    return [value if names.get(value) == own[value] else -1 for value in theirs.target_values.tolist()]
+
+
 def start_from(
     network: nn.Module, tensors: Mapping[str, Tensor], old_values: list[int], new_values: list[int]
 ) -> InitReport:
     """Copy what fits from other weights into a network, its head channel by channel by label value.
+
+    Inputs that the network has beyond theirs begin with weights of zero: it starts as the function theirs computed.
 
     Args:
         old_values, new_values: label value of each output channel, before and after.
@@ -110,11 +122,20 @@ def start_from(
         elif source is not None and source.shape == tensor.shape:
             tensor.copy_(source)
             taken += 1
+        elif source is not None and name == _FIRST and _has_more_inputs(tensor, source):
+            tensor[:, : source.shape[1]] = source.to(tensor)  # inputs come after the image, and count for nothing yet
+            tensor[:, source.shape[1] :] = 0
+            taken += 1
         else:
             fresh.append(name)
     network.load_state_dict(state)
     carried = tuple(shared) if "head.weight" in state and "head.weight" not in fresh else ()
     return InitReport(taken, tuple(fresh), carried, tuple(value for value in new_values if value not in carried))
+
+
+def _has_more_inputs(tensor: Tensor, source: Tensor) -> bool:
+    same = source.ndim == tensor.ndim and source.shape[0] == tensor.shape[0] and source.shape[2:] == tensor.shape[2:]
+    return same and source.shape[1] < tensor.shape[1]
 
 
 def _head_rows(head: Tensor, values: list[int], wanted: list[int]) -> Tensor:

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from synthseg.errors import TrainingError
 from synthseg.training.checkpoint import Progress, list_checkpoints, load_checkpoint, read_index, save_checkpoint
 from synthseg.training.distributed import World, join_world, share_batch_norm, spread
-from synthseg.training.export import provenance, start_from
+from synthseg.training.export import comparable_values, provenance, start_from
 from synthseg.training.guard import StepGuard
 from synthseg.training.logs import RunLog, duration
 from synthseg.training.memory import explain_lack_of_memory
@@ -33,21 +33,22 @@ from synthseg.training.recipe import Recipe
 from synthseg.training.resume import compare_recipes
 from synthseg.training.schedule import WeightAverage, learning_rate
 from synthseg.training.signals import StopOnSignal
-from synthseg.training.task import SegmentationTask, Task
+from synthseg.training.task import Task
+from synthseg.training.tasks import make_task
 from synthseg.weights import load_weights, protocol_of, save_weights
 
 MAX_SKIPPED_IN_ROW = 20  # steps with a loss that is not finite before the run is stopped
 
 
 def train(
-    recipe: Recipe, options: RunOptions, task_of: Callable[[Recipe, torch.device], Task] = SegmentationTask
+    recipe: Recipe, options: RunOptions, task_of: Callable[[Recipe, torch.device], Task] = make_task
 ) -> RunResult:
     """Train, or continue to train, until the recipe's steps, the time limit, or Ctrl-C.
 
     Args:
         recipe: what to train.
         options: where and for how long; ``resume`` continues from the newest checkpoint (from the start if none).
-        task_of: makes the task; segmentation by default.
+        task_of: makes the task; the recipe's ``[task]`` by default.
     Returns: the state reached, also of a run that was stopped early; ``weights`` is the exported file (averaged weights
         if the recipe averages).
     Raises: TrainingError for a run folder in use without ``resume``, unreadable inputs, too little memory, or a
@@ -110,9 +111,8 @@ class _Session:
             self._resume(found[-1])
         elif self.options.init is not None:
             weights = load_weights(self.options.init)
-            report = start_from(
-                self.network, weights.tensors, protocol_of(weights).target_values.tolist(), self.targets
-            )
+            theirs = comparable_values(protocol_of(weights), self.task.output_protocol)
+            report = start_from(self.network, weights.tensors, theirs, self.targets)
             self.progress.started_from = provenance(weights)
             self.notes.append(f"started from {weights.name}: {report.sentence()}")
             if self.average:

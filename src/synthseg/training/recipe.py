@@ -15,7 +15,9 @@ from synthseg.configs import config_from_dict, config_to_dict
 from synthseg.errors import ConfigError
 from synthseg.generation.config import PRESETS, GenerationConfig
 from synthseg.networks import UNetConfig
+from synthseg.networks.encoder import EncoderConfig
 from synthseg.training.losses import LossName
+from synthseg.training.task_config import TaskConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +92,9 @@ class Recipe:
 
     data: DataConfig
     generation: GenerationConfig = field(default_factory=GenerationConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
     network: UNetConfig = field(default_factory=UNetConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)  # the network of [task] kind = "quality"
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     folder: str = "."  # what relative paths start from
@@ -110,15 +114,19 @@ def load_recipe(path: str | Path) -> Recipe:
     Raises: ConfigError naming the file and the key for anything unknown, missing or out of range.
     """
     path = Path(path)
+    return recipe_from_dict(read_toml(path), where=path.name, folder=str(path.parent))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file. Raises ConfigError if it is not there or not TOML."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(
             path, found="no such file", fix="give the path of a recipe, e.g. recipes/adult-1mm.toml"
         ) from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(path, found=f"no readable TOML ({error})", fix="mend the file") from error
-    return recipe_from_dict(values, where=path.name, folder=str(path.parent))
 
 
 def recipe_from_dict(values: Mapping[str, Any], *, where: str, folder: str = ".") -> Recipe:
@@ -138,7 +146,7 @@ def generation_config(values: Mapping[str, Any], *, where: str = "generation") -
     preset = changes.pop("preset", "paper")
     if not isinstance(preset, str) or preset not in PRESETS:
         raise ConfigError(f"{where}: generation.preset", found=repr(preset), fix=f"choose one of {', '.join(PRESETS)}")
-    merged = _overlay(config_to_dict(PRESETS[preset]()), changes)
+    merged = overlay(config_to_dict(PRESETS[preset]()), changes)
     return config_from_dict(GenerationConfig, merged, where=f"{where}: generation")
 
 
@@ -148,11 +156,12 @@ def _at_least(table: str, config: object, least: int, *keys: str) -> None:
             raise ConfigError(f"{table}.{key}", found=repr(getattr(config, key)), fix=f"give at least {least}")
 
 
-def _overlay(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def overlay(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested tables with some of their keys changed or added; neither argument is."""
     merged = dict(base)
     for key, value in changes.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), dict):
-            merged[key] = _overlay(merged[key], value)
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = overlay(merged[key], value)
         else:
             merged[key] = value
     return merged

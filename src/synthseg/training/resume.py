@@ -9,12 +9,16 @@ from synthseg.configs import config_from_dict, config_to_dict, flatten
 from synthseg.errors import ConfigError
 from synthseg.generation.config import GenerationConfig
 from synthseg.networks import UNetConfig
+from synthseg.networks.encoder import EncoderConfig
 from synthseg.training.recipe import DataConfig, OptimizerConfig, OutputConfig, Recipe
+from synthseg.training.task_config import TaskConfig
 
 _TABLES: dict[str, type] = {
     "data": DataConfig,
     "generation": GenerationConfig,
+    "task": TaskConfig,
     "network": UNetConfig,
+    "encoder": EncoderConfig,
     "optimizer": OptimizerConfig,
     "output": OutputConfig,
 }
@@ -33,20 +37,25 @@ def compare_recipes(facts: Mapping[str, Any], recipe: Recipe, targets: list[int]
         where: the checkpoint's name, for messages.
     Raises: ConfigError if the network, the label values of its channels, its spacing or the optimiser are other ones.
     """
-    before, now = flatten(_completed(facts["recipe"])), flatten(recipe.to_dict())
-    changed = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key) and key != "folder"]
-    for key in changed:
-        if key.startswith("network.") or key in (_SPACING, "optimizer.optimizer"):
-            found = f"{_shown(now.get(key))}, but {_shown(before.get(key))} in {where}"
-            raise ConfigError(key, found=found, fix=_FIX)
+    changed = changed_keys(facts, recipe)
+    for key, (before, now) in changed.items():
+        if key.startswith(("network.", "encoder.")) or key in (_SPACING, "optimizer.optimizer", "task.kind"):
+            raise ConfigError(key, found=f"{now}, but {before} in {where}", fix=_FIX)
     notes = []
     if facts["targets"] != targets:
         found = f"a protocol with the targets {targets}, but {facts['targets']} in {where}"
         raise ConfigError("data.bank", found=found, fix=_FIX)
     if changed:
-        each = (f"{key} {_shown(before.get(key))} -> {_shown(now.get(key))}" for key in changed)
+        each = (f"{key} {before} -> {now}" for key, (before, now) in changed.items())
         notes.append(f"recipe changed since {where}: {'; '.join(each)}")
     return notes
+
+
+def changed_keys(facts: Mapping[str, Any], recipe: Recipe) -> dict[str, tuple[str, str]]:
+    """What differs between a checkpoint's recipe and today's: (before, now) in words, by dotted key."""
+    before, now = flatten(_completed(facts["recipe"])), flatten(recipe.to_dict())
+    keys = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key) and key != "folder"]
+    return {key: (_shown(before.get(key)), _shown(now.get(key))) for key in keys}
 
 
 def _completed(stored: Mapping[str, Any]) -> dict[str, Any]:

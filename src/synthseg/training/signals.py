@@ -22,6 +22,7 @@ class StopOnSignal:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._ask)
+        self.asked = any(outer.asked for outer in self._outer())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -32,3 +33,10 @@ class StopOnSignal:
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = True
+        for outer in self._outer():  # a chain of runs ends with the run that was asked
+            outer.asked = True
+
+    def _outer(self) -> set[StopOnSignal]:
+        """The one around this one, if any."""
+        owners = {getattr(handler, "__self__", None) for handler in self._before.values()}
+        return {owner for owner in owners if isinstance(owner, StopOnSignal)}

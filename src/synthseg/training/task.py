@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from synthseg.generation.model import GenerativeModel, Pair, PairDraw
 from synthseg.labels.protocol import LabelProtocol
 from synthseg.networks import UNet
 from synthseg.training.export import target_protocol
-from synthseg.training.losses import loss_function
+from synthseg.training.losses import LossName, loss_function
 from synthseg.training.recipe import Recipe
 from synthseg.training.validation import ValidationSet, load_validation, validate
 from synthseg.weights.card import make_card
@@ -50,8 +50,18 @@ def element_generator(seed: int, step: int, element: int, device: torch.device) 
     return torch.Generator(device).manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
+class Batch(NamedTuple):
+    """What a step trains on."""
+
+    input: Tensor  # [B, C, X, Y, Z] of the network
+    target: Tensor  # [B, X, Y, Z] int64 channel index (of other shapes where a task says so)
+
+
 class SegmentationTask:
-    """Label maps to a segmentation network, by the generative model."""
+    """Label maps to a segmentation network, by the generative model. The other tasks differ in what goes in and out."""
+
+    role = "structures"
+    in_channels = 1
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         self.recipe = recipe
@@ -65,14 +75,14 @@ class SegmentationTask:
                 recipe.path(recipe.data.validation), self.bank.protocol, recipe.generation.grid.spacing_mm
             )
 
+    @property
+    def reduced(self) -> bool:
+        """Whether networks run in bfloat16."""
+        return self.recipe.optimizer.precision == "bfloat16"
+
     def _check(self) -> None:
-        channels, network = len(self.bank.protocol.target_values), self.recipe.network
-        if network.out_channels != channels or network.in_channels != 1:
-            raise ConfigError(
-                "network.out_channels",
-                found=f"{network.in_channels} inputs and {network.out_channels} outputs",
-                fix=f"the bank's protocol {self.bank.protocol.name} needs 1 input and {channels} outputs",
-            )
+        self._check_channels(self.recipe.network.in_channels, self.recipe.network.out_channels)
+        network = self.recipe.network
         if any(side % network.multiple for side in self.recipe.generation.grid.shape):
             raise ConfigError(
                 "generation.grid.shape",
@@ -80,24 +90,50 @@ class SegmentationTask:
                 fix=f"a network of {network.levels} levels needs multiples of {network.multiple}",
             )
 
+    def _check_channels(self, inputs: int, outputs: int) -> None:
+        protocol = self.output_protocol
+        wanted = len(protocol.target_values)
+        if (inputs, outputs) != (self.in_channels, wanted):
+            raise ConfigError(
+                "network.out_channels",
+                found=f"{inputs} inputs and {outputs} outputs",
+                fix=f"the protocol {protocol.name} needs {self.in_channels} input(s) and {wanted} outputs",
+            )
+
     def build_network(self) -> nn.Module:
-        """A freshly initialised UNet."""
+        """A freshly initialised network."""
         return UNet(self.recipe.network)
 
-    def batch(self, step: int, elements: Sequence[int]) -> Pair:
-        """Pairs of the given elements: drawn one by one, made together."""
+    def batch(self, step: int, elements: Sequence[int]) -> Batch:
+        """Inputs and targets of the given elements: drawn one by one, made together."""
         seed = self.recipe.optimizer.seed
-        draws = [self.model.draw(1, rng=element_generator(seed, step, e, self.device)) for e in elements]
-        return self.model.apply(PairDraw.join(draws))
+        rngs = [element_generator(seed, step, e, self.device) for e in elements]
+        draws = [self.model.draw(1, rng=rng) for rng in rngs]
+        return self.prepare(self.model.apply(PairDraw.join(draws)), rngs)
 
-    def loss(self, network: nn.Module, batch: Pair, step: int) -> Tensor:
+    def prepare(self, pair: Pair, rngs: Sequence[torch.Generator]) -> Batch:  # noqa: ARG002
+        """From pairs to what the network sees and should answer.
+
+        Args:
+            rngs: the random stream of each element, where the generative model has left it.
+        """
+        return Batch(pair.image, pair.target)
+
+    def loss(self, network: nn.Module, batch: Batch, step: int) -> Tensor:
         """The recipe's loss; the warm-up loss during its first steps."""
+        logits = self.logits(network, batch)
+        return loss_function(self._loss_name(step), logits, batch.target, absent=self.recipe.optimizer.absent)
+
+    def logits(self, network: nn.Module, batch: Batch) -> Tensor:
+        """The network's answer, in the recipe's precision."""
+        inputs = batch.input.to(memory_format=torch.channels_last_3d)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.reduced):
+            answer: Tensor = network(inputs)
+        return answer
+
+    def _loss_name(self, step: int) -> LossName:
         config = self.recipe.optimizer
-        image = batch.image.to(memory_format=torch.channels_last_3d)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            logits = network(image)
-        name = "wl2" if step < config.wl2_steps else config.loss
-        return loss_function(name, logits, batch.target, absent=config.absent)
+        return "wl2" if step < config.wl2_steps else config.loss
 
     def validate(self, network: nn.Module) -> dict[str, float]:
         """Mean Dice on the real scans of the recipe."""
@@ -110,6 +146,10 @@ class SegmentationTask:
         """What the output channels mean."""
         return target_protocol(self.bank.protocol)
 
+    def architecture(self) -> dict[str, Any]:
+        """The network for the card."""
+        return {"kind": "unet", **self.recipe.network.to_dict()}
+
     def card(self, facts: dict[str, Any]) -> dict[str, Any]:
         """The card of weights of this task, with the run's own facts (steps, scores, recipe)."""
         output, grid = self.recipe.output, self.recipe.generation.grid
@@ -117,12 +157,14 @@ class SegmentationTask:
             "data": f"{len(self.bank)} label maps ({self.bank.names[0]} ... {self.bank.names[-1]}), no real scan",
             "licence": output.licence,
             "description": output.description,
+            "role": self.role,
         }
-        if self.recipe.network.norm == "instance":  # its statistics are those of such images (decision 0004)
+        # Instance norm's statistics are those of such images (decision 0004); a quality network reads such a window.
+        if self.recipe.network.norm == "instance" or self.role == "quality":
             own["field_of_view_mm"] = [side * grid.spacing_mm for side in grid.shape]
         return make_card(
             output.name,
-            self.recipe.network.to_dict(),
+            self.architecture(),
             self.output_protocol,
             spacing_mm=self.recipe.generation.grid.spacing_mm,
             facts={**own, **facts},

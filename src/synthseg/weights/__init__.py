@@ -10,13 +10,22 @@ from typing import TYPE_CHECKING
 from synthseg.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from synthseg.weights.card import make_card
+    from synthseg.weights.card import ROLES, make_card, role_of
     from synthseg.weights.files import Weights, load_weights, save_weights
     from synthseg.weights.network import Verification, build_network, protocol_of, require_protocol, verify_weights
-    from synthseg.weights.store import DEFAULT_NAME, SHIPPED_DIR, WeightsEntry, find_weights, list_weights
+    from synthseg.weights.store import (
+        DEFAULT_NAME,
+        NAMES_BY_ROLE,
+        SHIPPED_DIR,
+        WeightsEntry,
+        find_weights,
+        list_weights,
+    )
 
 __all__ = [
     "DEFAULT_NAME",
+    "NAMES_BY_ROLE",
+    "ROLES",
     "SHIPPED_DIR",
     "Verification",
     "Weights",
@@ -28,6 +37,7 @@ __all__ = [
     "make_card",
     "protocol_of",
     "require_protocol",
+    "role_of",
     "save_weights",
     "verify_weights",
 ]
@@ -35,9 +45,9 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
-        "card": ("make_card",),
+        "card": ("ROLES", "make_card", "role_of"),
         "files": ("Weights", "load_weights", "save_weights"),
         "network": ("Verification", "build_network", "protocol_of", "require_protocol", "verify_weights"),
-        "store": ("DEFAULT_NAME", "SHIPPED_DIR", "WeightsEntry", "find_weights", "list_weights"),
+        "store": ("DEFAULT_NAME", "NAMES_BY_ROLE", "SHIPPED_DIR", "WeightsEntry", "find_weights", "list_weights"),
     },
 )

@@ -4,10 +4,12 @@ A card holds::
 
     name          str, how the weights call themselves
     format        1, the version of this layout
-    architecture  {"kind": "unet", ...the fields of UNetConfig}
+    architecture  {"kind": "unet", ...the fields of UNetConfig} or {"kind": "encoder", ...those of EncoderConfig}
+    role          what the network is for, one of ROLES; absent in files from before SynthSeg+: "structures"
     spacing_mm    voxel size that the network works at, isotropic
     field_of_view_mm    sides of the images it was trained on; inference cuts larger scans to the brain (optional)
     protocol      {"name", "description", "rows"}: the whole label table, so that the file explains itself
+    soft_inputs   bool, role "quality" only: it reads posteriors summed by group, not one-hot labels (absent: one-hot)
     data          what it was trained on
     steps         number of training steps
     scores        {name: number} measured on held-out scans
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
 FORMAT = 1
 METADATA_CARD = "synthseg_card"
 METADATA_CARD_HASH = "synthseg_card_sha256"
+# What a network of the hierarchy is for (SynthSeg+): structures from an image, tissue groups (S1), groups mended (D),
+# structures from an image and groups (S2), cortical parcels (S3), quality of a segmentation (R).
+ROLES = ("structures", "tissues", "denoiser", "guided", "parcels", "quality")
 STATED = ("data", "steps", "scores", "licence")  # facts a card has room for, null when unknown
 FOREIGN_SUFFIXES = (".h5", ".hdf5", ".keras", ".pt", ".pth", ".ckpt", ".bin", ".pkl")
 _REMADE = "take the file again from where it came from, or save it again with synthseg.weights.save_weights"
@@ -52,10 +57,10 @@ def make_card(
 
     Args:
         name: what the weights are called.
-        architecture: ``UNetConfig.to_dict()``; ``kind`` is added when absent ("unet").
+        architecture: ``to_dict()`` of the network's config; ``kind`` is added when absent ("unet").
         protocol: the labels of the network's output channels; its whole table goes into the card.
         spacing_mm: isotropic voxel size that the network works at.
-        facts: ``data``, ``steps``, ``scores``, ``licence`` and anything else worth telling.
+        facts: ``role``, ``data``, ``steps``, ``scores``, ``licence`` and anything else worth telling.
     """
     table = {"name": protocol.name, "description": protocol.description, "rows": protocol.to_rows()}
     core = {
@@ -73,6 +78,11 @@ def complete_card(card: Mapping[str, Any], *, sha256: str, subject: str | Path) 
     filled = {**dict.fromkeys(STATED), "created": now, **card, "format": FORMAT, "sha256": sha256}
     check_card(filled, subject)
     return filled
+
+
+def role_of(card: Mapping[str, Any]) -> str:
+    """What the network is for, one of :data:`ROLES`; "structures" where the card does not say."""
+    return str(card.get("role", "structures"))
 
 
 def check_card(card: Any, subject: str | Path) -> None:
@@ -103,6 +113,15 @@ def _card_problem(card: Mapping[str, Any]) -> str | None:
     protocol = card.get("protocol")
     if not isinstance(protocol, dict) or not isinstance(protocol.get("name"), str) or not protocol.get("rows"):
         return "no label protocol"
+    return _role_problem(card)
+
+
+def _role_problem(card: Mapping[str, Any]) -> str | None:
+    if role_of(card) not in ROLES:
+        return f"role = {card['role']!r}, none of {', '.join(ROLES)}"
+    soft = card.get("soft_inputs", False)
+    if not isinstance(soft, bool):
+        return f"soft_inputs = {soft!r}, neither true nor false"
     return None
 
 

@@ -11,9 +11,11 @@ from torch import nn
 
 from synthseg.errors import ConfigError, LabelError, WeightsError
 from synthseg.labels.protocol import LabelProtocol
-from synthseg.networks import UNet, UNetConfig
+from synthseg.networks import Encoder, EncoderConfig, UNet, UNetConfig
+from synthseg.weights.card import role_of
 from synthseg.weights.files import Weights, load_weights
 
+_CONFIGS: dict[str, type[UNetConfig] | type[EncoderConfig]] = {"unet": UNetConfig, "encoder": EncoderConfig}
 _SHOWN = 5  # tensors named in an error before "and N more"
 
 
@@ -35,7 +37,7 @@ def build_network(weights: Weights) -> nn.Module:
     """
     config = _config_of(weights)
     with torch.random.fork_rng(devices=[]):  # the initial values are thrown away: do not advance the caller's stream
-        network = UNet(config)
+        network = UNet(config) if isinstance(config, UNetConfig) else Encoder(config)
     _require_fit(weights, network.state_dict())
     network.load_state_dict(weights.tensors, strict=True)
     return network.eval()
@@ -98,21 +100,23 @@ def verify_weights(name_or_path: str | Path) -> Verification:
         f"hash {weights.card['sha256'][:12]}...",
         f"{len(weights.tensors)} tensors, all finite",
         f"{weights.card['architecture']['kind']} with {parameters:,} parameters",
+        f"role {role_of(weights.card)}",
         f"{len(protocol.target_values)} labels of {protocol.name}",
     )
     return Verification(weights.name, weights.path, checks)
 
 
-def _config_of(weights: Weights) -> UNetConfig:
+def _config_of(weights: Weights) -> UNetConfig | EncoderConfig:
     architecture = weights.card["architecture"]
-    if architecture["kind"] != "unet":
+    kind = _CONFIGS.get(architecture["kind"])
+    if kind is None:
         raise WeightsError(
             _subject(weights),
             found=f"the architecture {architecture['kind']!r}",
-            fix="this synthseg builds 'unet': use a release that knows the other",
+            fix=f"this synthseg builds {' and '.join(map(repr, _CONFIGS))}: use a release that knows the other",
         )
     try:
-        return UNetConfig.from_dict(architecture)
+        return kind.from_dict(architecture)
     except (ConfigError, TypeError) as error:
         found = f"an architecture that cannot be built ({error})"
         raise WeightsError(_subject(weights), found=found, fix="use weights written by this release") from error

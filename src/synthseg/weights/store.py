@@ -8,12 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from synthseg.errors import WeightsError
-from synthseg.weights.card import FOREIGN_SUFFIXES, read_card
+from synthseg.weights.card import FOREIGN_SUFFIXES, read_card, role_of
 
 SHIPPED_DIR = Path(__file__).parent / "shipped"
 DEFAULT_NAME = "synthseg-2mm"  # the shipped file that the name "default" stands for
 COMPACT_NAME = "synthseg-2mm-compact"  # the one "compact" stands for: an eighth of the operations
 ALIASES = {"default": DEFAULT_NAME, "compact": COMPACT_NAME}
+# The shipped file of each role (SynthSeg+'s hierarchy; the modes of inference name their own weights).
+TISSUES_NAME = "synthseg-2mm-tissues"
+DENOISER_NAME = "synthseg-2mm-denoiser"
+GUIDED_NAME = "synthseg-2mm-guided"
+PARCELS_NAME = "synthseg-2mm-parcels"
+QUALITY_NAME = "synthseg-2mm-quality"
+NAMES_BY_ROLE = {
+    "structures": DEFAULT_NAME,
+    "tissues": TISSUES_NAME,
+    "denoiser": DENOISER_NAME,
+    "guided": GUIDED_NAME,
+    "parcels": PARCELS_NAME,
+    "quality": QUALITY_NAME,
+}
 FOLDER_VARIABLE = "SYNTHSEG_WEIGHTS_DIR"
 SUFFIX = ".safetensors"
 
@@ -27,6 +41,11 @@ class WeightsEntry:
     source: str  # "folder" (SYNTHSEG_WEIGHTS_DIR) or "shipped"
     card: dict[str, Any] | None  # None when the file cannot be read
     problem: str | None = None  # why it cannot be read
+
+    @property
+    def role(self) -> str | None:
+        """What the network is for (see ``card.ROLES``); None when the card cannot be read."""
+        return None if self.card is None else role_of(self.card)
 
     @property
     def alias(self) -> str | None:
