@@ -110,6 +110,8 @@ def start_from(
             found="no convolution that fits the network",
             fix="give the recipe's [network] the features and kernel of the weights, or start without them",
         )
+    block = _block(state, len(new_values))
+    same_blocks = block is not None and block == _block(tensors, len(old_values))
     for name, tensor in state.items():
         source = tensors.get(name)
         if name.startswith("head.") and source is not None and source.shape[1:] == tensor.shape[1:]:
@@ -122,7 +124,7 @@ def start_from(
         elif source is not None and source.shape == tensor.shape:
             tensor.copy_(source)
             taken += 1
-        elif source is not None and name == _FIRST and _has_more_inputs(tensor, source):
+        elif source is not None and name == _FIRST and same_blocks and _has_more_inputs(tensor, source):
             tensor[:, : source.shape[1]] = source.to(tensor)  # inputs come after the image, and count for nothing yet
             tensor[:, source.shape[1] :] = 0
             taken += 1
@@ -131,6 +133,11 @@ def start_from(
     network.load_state_dict(state)
     carried = tuple(shared) if "head.weight" in state and "head.weight" not in fresh else ()
     return InitReport(taken, tuple(fresh), carried, tuple(value for value in new_values if value not in carried))
+
+
+def _block(tensors: Mapping[str, Tensor], channels: int) -> float | None:
+    """Voxels of the blocks a network works on, read off its head; None without one."""
+    return len(tensors["head.weight"]) / channels if "head.weight" in tensors else None
 
 
 def _has_more_inputs(tensor: Tensor, source: Tensor) -> bool:
