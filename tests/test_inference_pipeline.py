@@ -251,3 +251,19 @@ def test_fast_mode_is_one_forward_pass_and_the_default_two():
     Segmenter(model, "fast").segment(scan)
     Segmenter(model).segment(scan)
     assert calls == [(1, 1, 48, 48, 32)] * 3
+
+
+@pytest.mark.parametrize("space", ["native", "1mm"])
+def test_tissue_maps_are_sums_of_the_posteriors(space):
+    scan = Volume(phantom(spacing_mm=(1, 1, 2)), phantom_affine((1, 1, 2)))
+    result = Segmenter(band_model()).segment(scan, Want(space=space, posteriors=True, tissue_maps=True))
+    assert result.posteriors is not None
+    assert result.tissue_maps is not None
+    members = {"gm": (17, 53), "wm": (2, 16, 41), "csf": (24,)}  # of the small protocol
+    for tissue, values in members.items():
+        volume = result.tissue_maps[tissue]
+        expected = result.posteriors.data[np.isin(VALUES, values)].sum(axis=0)
+        np.testing.assert_allclose(volume.data, expected, atol=1e-6)
+        np.testing.assert_array_equal(volume.affine, result.labels.affine)
+        assert volume.data.dtype == np.float32
+    assert list(result.tissue_maps) == list(members)

@@ -14,8 +14,9 @@ from scipy import ndimage
 
 from inference_helpers import phantom_affine, small_protocol
 from synthseg.errors import ConfigError, UsageError, VolumeError, WeightsError
-from synthseg.inference.config import DEFAULT, FAST, InferenceConfig, mode_config
+from synthseg.inference.config import InferenceConfig
 from synthseg.inference.grids import Grid
+from synthseg.inference.modes import MODES
 from synthseg.inference.postprocess import (
     argmax_channels,
     bring_to,
@@ -38,6 +39,7 @@ from synthseg.labels import Label, LabelProtocol, load_protocol
 from synthseg.volumes import Volume, resample_to_spacing
 from synthseg.volumes.standard import close_to_spacing, rescale
 
+DEFAULT, FAST = InferenceConfig(), MODES["fast"]
 FACES = ndimage.generate_binary_structure(3, 1)
 
 
@@ -86,17 +88,13 @@ def test_rows_may_come_in_any_order():
         ({"smoothing_sigma_vox": -1}, "smoothing_sigma_vox"),
         ({"ct_window": (80, 0)}, "ct_window"),
         ({"precision": "float8"}, "precision"),
+        ({"parcel_smoothing_sigma_vox": 2}, "parcel_smoothing_sigma_vox"),
+        ({"parcel_scaling": "none"}, "parcel_scaling"),
     ],
 )
 def test_a_setting_out_of_range_is_named(settings_, named):
     with pytest.raises(ConfigError, match=f"inference setting {named}: found"):
         InferenceConfig(**settings_)
-
-
-def test_modes_are_configs_and_unknown_ones_are_refused():
-    assert mode_config("fast") == FAST == replace(DEFAULT, flip=False, topology=False)
-    with pytest.raises(ConfigError, match=r"mode: found 'robust'\. Fix: use one of default, fast"):
-        mode_config("robust")
 
 
 def test_an_unknown_device_is_refused():

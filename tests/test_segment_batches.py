@@ -87,7 +87,7 @@ def test_why_a_scan_failed_is_kept_until_it_is_done(tmp_path, segmenter):
     assert kept["status"] == "failed"
     assert kept["input"] == {"path": str(scan)}
     assert kept["error"] == {"kind": "VolumeError", "message": outcome.message}
-    assert kept["settings"]["weights"]["protocol"] == "small"
+    assert kept["settings"]["weights"]["structures"]["protocol"] == "small"
     coarse_scan(scan)
     assert run_scans(segmenter, [scan], out).outcomes[0].status == "done"
     assert sorted(path.name for path in out.iterdir()) == ["a_synthseg.json", "a_synthseg.nii.gz"]

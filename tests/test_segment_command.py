@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -161,8 +162,6 @@ UNUSABLE = [
 
 @pytest.mark.parametrize(("make", "said"), UNUSABLE, ids=[make.__name__.strip("_") for make, _ in UNUSABLE])
 def test_an_unusable_scan_is_named_with_what_was_found_and_the_fix(tmp_path, command, make, said):
-    import re
-
     path = tmp_path / "scan.nii.gz"
     make(path)
     code, _, err = command(path, "-o", tmp_path / "out")
@@ -209,7 +208,12 @@ def test_ct_is_recognised_aloud_or_told(tmp_path, command):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--mode", "robust"], "mode: found 'robust'. Fix: use one of default, fast"),
+        (["--mode", "robustt"], "mode: found 'robustt'. Fix: use one of default, fast, robust"),
+        (["--robust", "--fast"], "--fast: found together with --robust. Fix: give only one of them"),
+        (["--robust", "--mode", "fast"], "--robust: found together with --mode fast"),
+        (["--fast", "--mode", "default"], "--fast: found together with --mode default"),
+        (["--repeat", "1"], "--repeat: found 1. Fix: use at least 2 copies"),
+        (["--repeat", "-1"], "Invalid value for '--repeat'"),
         (["--space", "mni"], "space: found 'mni'. Fix: use one of native, 1mm, both"),
         (["--structures", "brane"], "structure 'brane': found no such label"),
         (["--percentiles", "99", "1"], "inference setting percentiles: found (99.0, 1.0)"),

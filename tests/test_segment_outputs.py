@@ -66,7 +66,7 @@ def test_the_record_says_what_was_run_on_what(tmp_path, segmenter):
     record = json.loads((tmp_path / "out" / "a_synthseg.json").read_text())
     assert record["input"]["sha256"] == hashlib.sha256(scan.read_bytes()).hexdigest()
     assert record["settings"]["inference"]["flip"] is False
-    assert record["settings"]["weights"]["protocol"] == "small"
+    assert record["settings"]["weights"]["structures"]["protocol"] == "small"
     assert set(record["timings_s"]) == {"read", "prepare", "locate", "predict", "postprocess", "results", "write"}
     assert {"synthseg", "torch", "numpy"} <= set(record["versions"])
     assert record["volumes_mm3"] == outcome.volumes_mm3

@@ -1,16 +1,25 @@
-"""Tables of volumes: their layout, and many runs that write into one."""
+"""Tables of volumes and quality: their layout, and many runs that write into one."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from inference_helpers import NAMES, BandNetwork, band_model, coarse_scan, run_scans, small_protocol
 from synthseg.errors import UsageError
 from synthseg.inference import Model, Segmenter, locks, tables
-from synthseg.inference.tables import VolumeTable
+from synthseg.inference.layouts import quality_cells, quality_layout, volume_cells, volume_layout
+from synthseg.inference.quality import Quality
+from synthseg.inference.segmentation import Interval
+from synthseg.inference.tables import ScanTable
+
+
+def volume_table(path: Path, names: Sequence[str] = ("total",), **options: bool) -> ScanTable:
+    return ScanTable(path, volume_layout(names, {"x, y": 3}, **options))
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +52,58 @@ def test_tsv_is_tidy(tmp_path, segmenter):
 @pytest.mark.parametrize("suffix", [".csv", ".tsv"])
 def test_rows_of_earlier_runs_are_kept_and_repeated_ones_replaced(tmp_path, suffix):
     path = tmp_path / f"v{suffix}"
-    first = VolumeTable(path, ["total", "x, y"], {"x, y": 3})
-    first.add("s1", {"total": 2, "x, y": 1.23456})
+    names = ["total", "x, y"]
+    first = volume_table(path, names)
+    first.add("s1", volume_cells({"total": 2, "x, y": 1.23456}))
     first.save()
-    again = VolumeTable(path, ["total", "x, y"], {"x, y": 3})
-    again.add("s2", {"total": 4, "x, y": 0})
-    again.add("s1", {"total": 3, "x, y": 5})
+    again = volume_table(path, names)
+    assert again.rows == {"s1": ["2.0", "1.235"]}
+    again.add("s2", volume_cells({"total": 4, "x, y": 0}))
+    again.add("s1", volume_cells({"total": 3, "x, y": 5}))
     again.save()
-    assert VolumeTable(path, ["total", "x, y"], {}).rows == {"s1": ["3.0", "5.0"], "s2": ["4.0", "0.0"]}
+    assert volume_table(path, names).rows == {"s1": ["3.0", "5.0"], "s2": ["4.0", "0.0"]}
+
+
+def test_error_bars_follow_the_volumes_in_the_csv_and_stand_beside_them_in_the_tsv(tmp_path):
+    names = ["total", "x, y"]
+    volumes = {"total": 10.0, "x, y": 4.0}
+    intervals = {"total": Interval(11.0, 8.5, 13.5, 1.0, 5), "x, y": Interval(4.0, 2.0, 6.0, 0.33333, 5)}
+    for suffix in (".csv", ".tsv"):
+        table = volume_table(tmp_path / f"v{suffix}", names, repeat=True)
+        table.add("s", volume_cells(volumes, intervals))
+        table.save()
+        assert volume_table(table.path, names, repeat=True).rows == table.rows
+        with pytest.raises(UsageError, match="existing table with other columns"):
+            volume_table(table.path, names)
+    rows = list(csv.DictReader((tmp_path / "v.csv").open(newline="")))
+    assert list(rows[0])[:3] == ["subject", "total", "x, y"]
+    assert rows[0] == {
+        **{"subject": "s", "total": "10.0", "x, y": "4.0", "segmentations": "5"},
+        **{"total mean": "11.0", "total sd": "1.0", "total low": "8.5", "total high": "13.5"},
+        **{"x, y mean": "4.0", "x, y sd": "0.333", "x, y low": "2.0", "x, y high": "6.0"},
+    }
+    assert (tmp_path / "v.tsv").read_text().splitlines() == [
+        "subject\tvalue\tstructure\tvolume_mm3\tmean_mm3\tsd_mm3\tlow_mm3\thigh_mm3\tn",
+        "s\tn/a\ttotal\t10.0\t11.0\t1.0\t8.5\t13.5\t5",
+        "s\t3\tx, y\t4.0\t4.0\t0.333\t2.0\t6.0\t5",
+    ]
+
+
+def test_the_quality_table_has_the_originals_columns_and_then_the_verdict(tmp_path):
+    groups = ("general csf", "brainstem")
+    for suffix in (".csv", ".tsv"):
+        table = ScanTable(tmp_path / f"q{suffix}", quality_layout(groups))
+        table.add("s", quality_cells(Quality({"general csf": 0.9, "brainstem": 0.64})))
+        table.save()
+        assert ScanTable(table.path, quality_layout(groups)).rows == table.rows
+    raw = (tmp_path / "q.csv").read_bytes()
+    assert raw == b"subject,general csf,brainstem,verdict\r\ns,0.9000,0.6400,fail\r\n"
+    assert (tmp_path / "q.tsv").read_text().splitlines() == [
+        "subject\tgroup\tpredicted_dice\tverdict",
+        "s\tgeneral csf\t0.9000\tpass",
+        "s\tbrainstem\t0.6400\tfail",
+        "s\toverall\t0.6400\tfail",
+    ]
 
 
 @pytest.mark.parametrize("text", ["subject,other\r\na,1\r\n", "subject\tvalue\n", "\x00\x01"])
@@ -59,10 +112,10 @@ def test_a_table_of_something_else_is_not_overwritten(tmp_path, text):
         path = tmp_path / f"v{suffix}"
         path.write_text(text)
         with pytest.raises(UsageError, match="existing table with other columns"):
-            VolumeTable(path, ["total"], {})
+            volume_table(path)
         assert path.read_text(encoding="utf-8") == text.replace("\r\n", "\n")
     with pytest.raises(UsageError, match=r"v.xlsx: found suffix '.xlsx'"):
-        VolumeTable(tmp_path / "v.xlsx", ["total"], {})
+        volume_table(tmp_path / "v.xlsx")
 
 
 def test_without_csf_the_total_is_not_called_intracranial(tmp_path):
@@ -86,9 +139,9 @@ def rows_of(path):
 
 def test_runs_that_take_turns_keep_each_others_rows(tmp_path):
     path = tmp_path / "v.csv"
-    one, two = (VolumeTable(path, ["total"], {}) for _ in range(2))
+    one, two = (volume_table(path) for _ in range(2))
     for subject, table in (("a", one), ("b", two), ("c", one), ("d", two), ("b", one)):
-        table.add(subject, {"total": ord(subject) + (table is one)})
+        table.add(subject, volume_cells({"total": ord(subject) + (table is one)}))
         table.save()
     assert rows_of(path) == [["a", "98.0"], ["b", "99.0"], ["c", "100.0"], ["d", "100.0"]]
     assert [file.name for file in tmp_path.iterdir()] == ["v.csv"]  # no lock is left
@@ -98,9 +151,9 @@ def test_runs_at_the_same_time_lose_no_row(tmp_path):
     path = tmp_path / "v.csv"
 
     def run(number):
-        table = VolumeTable(path, ["total"], {})
+        table = volume_table(path)
         for scan in range(8):
-            table.add(f"{number}-{scan}", {"total": scan})
+            table.add(f"{number}-{scan}", volume_cells({"total": scan}))
             table.save()
 
     with ThreadPoolExecutor(6) as pool:
@@ -111,8 +164,8 @@ def test_runs_at_the_same_time_lose_no_row(tmp_path):
 def test_a_lock_left_by_a_dead_run_is_taken_over(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "STALE_S", 0.05)
     (tmp_path / ".v.csv.lock").touch()
-    table = VolumeTable(tmp_path / "v.csv", ["total"], {})
-    table.add("a", {"total": 1})
+    table = volume_table(tmp_path / "v.csv")
+    table.add("a", volume_cells({"total": 1}))
     table.save()
     assert rows_of(tmp_path / "v.csv") == [["a", "1.0"]]
     assert [file.name for file in tmp_path.iterdir()] == ["v.csv"]
@@ -120,15 +173,15 @@ def test_a_lock_left_by_a_dead_run_is_taken_over(tmp_path, monkeypatch):
 
 def test_the_table_is_not_written_again_for_every_scan(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "SAVE_EVERY_S", 1e6)
-    table = VolumeTable(tmp_path / "v.csv", ["total"], {})
+    table = volume_table(tmp_path / "v.csv")
     for subject in "abc":
-        table.add(subject, {"total": 1})
+        table.add(subject, volume_cells({"total": 1}))
         table.save_if_due()
     assert [row[0] for row in rows_of(table.path)] == ["a"]
     table.save()
     assert [row[0] for row in rows_of(table.path)] == ["a", "b", "c"]
     before = table.path.stat().st_mtime_ns
-    table.add("b", {"total": 1})  # as it is there already
+    table.add("b", volume_cells({"total": 1}))  # as it is there already
     table.save()
     assert table.path.stat().st_mtime_ns == before
 

@@ -27,8 +27,18 @@ def segment(
     context: typer.Context,
     scans: Annotated[list[Path], typer.Argument(help="Scans, folders of scans, or .txt lists of scans.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder, or for a single scan a file (.nii.gz, .mgz, ...).")],
-    mode: Annotated[str, typer.Option(help="default, or fast: no mirror averaging, no topology clean-up.")] = "default",
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            help="default; fast: no mirror averaging, no topology clean-up; or robust: a chain of networks for scans "
+            "that are noisy, blurred or of very low resolution; for good scans use default."
+        ),
+    ] = None,
     fast: Annotated[bool, typer.Option("--fast", help="The same as --mode fast.")] = False,
+    robust: Annotated[bool, typer.Option("--robust", help="The same as --mode robust.")] = False,
+    parc: Annotated[
+        bool, typer.Option("--parc", help="Divide the cortex into parcels: labels 1001-1035 left, 2001-2035 right.")
+    ] = False,
     ct: Annotated[
         bool | None, typer.Option("--ct/--no-ct", help="Scans are CT, or are not. Default: recognise Hounsfield units.")
     ] = None,
@@ -40,6 +50,24 @@ def segment(
     volumes: Annotated[
         Path | None, typer.Option(help="Table of volumes in mm3: .csv (one row a scan) or .tsv (one row a structure).")
     ] = None,
+    qc: Annotated[
+        Path | None,
+        typer.Option(
+            help="Predict how good each segmentation is (Dice per group of structures; below 0.75 warn, below 0.65 "
+            "fail, else pass): a table, .csv (one row a scan) or .tsv (one row a group), and into the record. A scan "
+            "that fails here was segmented all the same: the exit code stays 0."
+        ),
+    ] = None,
+    repeat: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Error bars: segment N copies too (at least 2), turned by up to 3 degrees, every second one mirrored. "
+            "The volumes' mean, sd and 95 % interval go into the tables and the record; labels and volumes stay those "
+            "of the scan itself.",
+        ),
+    ] = 0,
     structures: Annotated[
         str | None, typer.Option(help="Keep only these, by name or value: hippocampus,left thalamus,16")
     ] = None,
@@ -49,6 +77,9 @@ def segment(
     ] = False,
     resampled: Annotated[bool, typer.Option("--resampled", help="Write the scan at 1 mm.")] = False,
     mask: Annotated[bool, typer.Option("--mask", help="Write a brain mask (all labels, CSF included).")] = False,
+    tissue_maps: Annotated[
+        bool, typer.Option("--tissue-maps", help="Write the probabilities of grey matter, white matter and CSF.")
+    ] = False,
     color_table: Annotated[bool, typer.Option("--color-table", help="Write the labels' colours for viewers.")] = False,
     overlay: Annotated[bool, typer.Option("--overlay", help="Write a picture of the labels over the scan.")] = False,
     percentiles: Annotated[
@@ -64,9 +95,10 @@ def segment(
     A scan that fails is reported and the others are still done; scans that are finished are skipped, so that the same
     command resumes an interrupted run.
     """
-    from synthseg.inference import Outputs, Segmenter, discover, load_model, plan_jobs
+    from synthseg.inference import Outputs, Segmenter, discover, plan_jobs
 
-    config = _config(mode, fast, ct, percentiles)
+    mode = _mode(mode, {"fast": fast, "robust": robust})
+    config = _config(mode, ct, percentiles)
     if overlay:
         from synthseg.report.overlay import require_matplotlib
 
@@ -76,29 +108,48 @@ def segment(
         posteriors=posteriors,
         resampled=resampled,
         mask=mask,
+        tissue_maps=tissue_maps,
         color_table=color_table,
         overlay=overlay,
         merge_sides=merge_sides,
         structures=tuple(entry.strip() for entry in (structures or "").split(",") if entry.strip()),
+        repeat=repeat,
     )
     found, notes = discover(scans)
     jobs = plan_jobs(found, out, outputs)
     for note in notes:
         typer.echo(f"note: {note}", err=True)
-    segmenter = Segmenter(load_model(weights, protocol=protocol), config=config, device=device, threads=threads)
-    result = _run(segmenter, jobs, outputs, {"overwrite": overwrite, "table": volumes})
+    segmenter = Segmenter(
+        weights,
+        mode,
+        config=config,
+        parcels=parc,
+        quality=qc is not None,
+        protocol=protocol,
+        device=device,
+        threads=threads,
+    )
+    result = _run(segmenter, jobs, outputs, {"overwrite": overwrite, "table": volumes, "quality_table": qc})
     if (context.obj or {}).get("debug"):
         for outcome in result.failed:
             traceback.print_exception(outcome.error)
-    _summary(result, out, volumes)
+    _summary(result, out, {"volumes": volumes, "quality": qc})
 
 
-def _config(mode: str, fast: bool, ct: bool | None, percentiles: tuple[float, float] | None) -> InferenceConfig:
-    from synthseg.inference.config import mode_config
+def _mode(mode: str | None, flags: dict[str, bool]) -> str:
+    """The one mode asked for. Raises: UsageError if --mode and its short forms say different things."""
+    given = [(f"--{name}", name) for name, wanted in flags.items() if wanted]
+    if mode is not None:
+        given.append((f"--mode {mode}", mode))
+    if len({name for _, name in given}) > 1:
+        raise UsageError(given[0][0], found=f"together with {given[1][0]}", fix="give only one of them")
+    return given[0][1] if given else "default"
 
-    if fast and mode not in ("default", "fast"):
-        raise UsageError("--fast", found=f"together with --mode {mode}", fix="give only one of them")
-    config = replace(mode_config("fast" if fast else mode), ct=ct)
+
+def _config(mode: str, ct: bool | None, percentiles: tuple[float, float] | None) -> InferenceConfig:
+    from synthseg.inference.modes import mode_config
+
+    config = replace(mode_config(mode), ct=ct)
     return config if percentiles is None else replace(config, percentiles=percentiles)
 
 
@@ -145,16 +196,24 @@ def _tell(outcome: Outcome) -> None:
         typer.echo(f"skipped: {name}: {outcome.message}")
         return
     total_name, total = next(iter(outcome.volumes_mm3.items()))
-    typer.echo(f"done: {name} ({outcome.seconds:.1f} s, {total_name} {total / 1000:.0f} ml)")
+    spread = (outcome.intervals_mm3 or {}).get(total_name)
+    bar = "" if spread is None else f", 95 % {spread.low / 1000:.0f} to {spread.high / 1000:.0f}"
+    typer.echo(f"done: {name} ({outcome.seconds:.1f} s, {total_name} {total / 1000:.0f} ml{bar})")
+    if outcome.quality is not None:
+        typer.echo(f"  {outcome.quality.sentence}")
     for note in outcome.notes:
         typer.echo(f"  note: {note}")
 
 
-def _summary(result: BatchResult, out: Path, table: Path | None) -> None:
+def _summary(result: BatchResult, out: Path, tables: dict[str, Path | None]) -> None:
     """Say what became of the scans; exit 1 if any failed, 130 after an interrupt."""
     counts = ", ".join(f"{result.count(s)} {s}" for s in ("done", "skipped", "failed") if result.count(s))
-    places = f"; results in {out}" + (f", volumes in {table}" if table and not result.table_error else "")
-    typer.echo((counts or "nothing done") + (places if result.count("failed") < len(result.outcomes) else ""))
+    places = [f"results in {out}"]
+    if not result.table_error:
+        places += [f"{what} in {table}" for what, table in tables.items() if table]
+    found = result.count("failed") < len(result.outcomes)
+    typer.echo((counts or "nothing done") + ("; " + ", ".join(places) if found else ""))
+    _summarise_quality(result)
     if len(result.outcomes) > MANY:  # the messages have scrolled away by now
         for outcome in result.failed:
             typer.echo(f"  failed: {outcome.job.scan}", err=True)
@@ -170,3 +229,13 @@ def _summary(result: BatchResult, out: Path, table: Path | None) -> None:
     if result.failed or result.table_error:
         codes = {getattr(outcome.error, "exit_code", 1) for outcome in result.failed}
         raise typer.Exit(codes.pop() if len(result.outcomes) == len(codes) == 1 else 1)
+
+
+def _summarise_quality(result: BatchResult) -> None:
+    """How many scans pass, warn and fail, and which fail. Nothing if quality was not asked for."""
+    verdicts = {verdict: result.with_verdict(verdict) for verdict in ("pass", "warn", "fail")}
+    if any(verdicts.values()):
+        typer.echo("quality: " + ", ".join(f"{len(scans)} {verdict}" for verdict, scans in verdicts.items()))
+    for outcome in verdicts["fail"]:
+        assert outcome.quality is not None  # or it would have no verdict
+        typer.echo(f"  {outcome.job.scan}: {outcome.quality.sentence.removeprefix('quality: ')}")

@@ -11,10 +11,12 @@ from synthseg.lazy import lazy_names
 
 if TYPE_CHECKING:
     from synthseg.inference.batch import BatchOptions, BatchResult, Outcome, run_batch
-    from synthseg.inference.config import MODES, InferenceConfig
+    from synthseg.inference.config import InferenceConfig
     from synthseg.inference.discovery import Job, discover, plan_jobs
     from synthseg.inference.model import Model, load_model
+    from synthseg.inference.modes import MODES
     from synthseg.inference.outputs import Outputs
+    from synthseg.inference.quality import Quality
     from synthseg.inference.segmentation import Segmentation
     from synthseg.inference.segmenter import Segmenter, Want, segment
 
@@ -27,6 +29,7 @@ __all__ = [
     "Model",
     "Outcome",
     "Outputs",
+    "Quality",
     "Segmentation",
     "Segmenter",
     "Want",
@@ -41,10 +44,12 @@ __getattr__ = lazy_names(
     __name__,
     {
         "batch": ("BatchOptions", "BatchResult", "Outcome", "run_batch"),
-        "config": ("MODES", "InferenceConfig"),
+        "config": ("InferenceConfig",),
         "discovery": ("Job", "discover", "plan_jobs"),
         "model": ("Model", "load_model"),
+        "modes": ("MODES",),
         "outputs": ("Outputs",),
+        "quality": ("Quality",),
         "segmentation": ("Segmentation",),
         "segmenter": ("Segmenter", "Want", "segment"),
     },

@@ -1,4 +1,4 @@
-"""Settings of the inference pipeline: a mode is an instance, a variant is ``dataclasses.replace``."""
+"""Settings of the inference pipeline: a mode (``modes.toml``) is an instance, a variant ``dataclasses.replace``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from synthseg.volumes.standard import PERCENTILES, SPACING_TOLERANCE
 
 Space = Literal["native", "1mm", "both"]
 Precision = Literal["float32", "bfloat16"]
+ParcelScaling = Literal["hemisphere", "joint"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,16 +35,24 @@ class InferenceConfig:
     class_threshold: float = 0.25  # per channel, used when topology is on
     channel_threshold: float = 0.2  # per channel, used when topology is off
     precision: Precision = "float32"
+    # Of the parcels' posteriors: smoothed in every mode, the robust one too, in the original (reference 6.4).
+    parcel_smoothing_sigma_vox: float = 0.5
+    # Parcels add up to the cortex of their own hemisphere, or all of them to that of both (reference C.9).
+    parcel_scaling: ParcelScaling = "hemisphere"
 
     def __post_init__(self) -> None:
         low, high = self.percentiles
         _check(0 <= low < high <= 100, "percentiles", self.percentiles, "two numbers with 0 <= low < high <= 100")
         _check(self.ct_window[0] < self.ct_window[1], "ct_window", self.ct_window, "two numbers, the lower one first")
         _check(0 <= self.spacing_tolerance < 0.5, "spacing_tolerance", self.spacing_tolerance, "a number in [0, 0.5)")
-        _check(0 <= self.smoothing_sigma_vox <= 1, "smoothing_sigma_vox", self.smoothing_sigma_vox, "0 to 1 voxel")
+        for name in ("smoothing_sigma_vox", "parcel_smoothing_sigma_vox"):
+            _check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1 voxel")
         for name in ("foreground_threshold", "class_threshold", "channel_threshold"):
             _check(0 <= getattr(self, name) < 1, name, getattr(self, name), "a probability in [0, 1)")
         _check(self.precision in get_args(Precision), "precision", self.precision, "float32 or bfloat16")
+        _check(
+            self.parcel_scaling in get_args(ParcelScaling), "parcel_scaling", self.parcel_scaling, "hemisphere or joint"
+        )
 
     def to_dict(self) -> dict[str, object]:
         """The settings as they would come back from JSON (tuples as lists): for the run record."""
@@ -53,19 +62,6 @@ class InferenceConfig:
 def _check(holds: bool, name: str, value: object, fix: str) -> None:
     if not holds:
         raise ConfigError(f"inference setting {name}", found=repr(value), fix=f"use {fix}")
-
-
-DEFAULT = InferenceConfig()
-FAST = InferenceConfig(flip=False, topology=False)
-MODES: dict[str, InferenceConfig] = {"default": DEFAULT, "fast": FAST}
-
-
-def mode_config(mode: str) -> InferenceConfig:
-    """The settings of a mode by its name. Raises: ConfigError naming the modes there are."""
-    try:
-        return MODES[mode]
-    except KeyError:
-        raise ConfigError("mode", found=repr(mode), fix=f"use one of {', '.join(MODES)}") from None
 
 
 def check_space(space: str) -> Space:

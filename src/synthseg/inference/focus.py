@@ -40,7 +40,8 @@ def focus(
     """The same scan through a window around the brain, its intensities rescaled within the window.
 
     Args:
-        background: [X, Y, Z] posterior of background on ``prepared.padded``, from a first look.
+        background: [X, Y, Z] posterior of background on ``prepared.padded``, from a first look; in robust mode that of
+            the tissue groups' background, which holds the CSF too.
         field_of_view_mm: sides of the images the network was trained on; the window is larger where the brain is.
         multiple: the window's sides are multiples of this many voxels.
     Returns: ``prepared`` itself, with a note, when less than 30 ml of brain were seen.

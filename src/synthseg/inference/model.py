@@ -13,15 +13,29 @@ from synthseg.errors import WeightsError
 from synthseg.inference.structures import Channels, channels_of
 from synthseg.labels import LabelProtocol, load_protocol
 
+# What each role's network is given (reference 4.2), as messages say it.
+INPUTS = {
+    "structures": "one image",
+    "tissues": "one image",
+    "denoiser": "one-hot tissue groups, as many as it returns",
+    "guided": "an image and one-hot tissue groups",
+    "parcels": "an image and where cortex is not and is",
+    "quality": "as many groups of structures as it scores",
+}
+IMAGE = 1  # channels
+CORTEX_INPUTS = 2  # not cortex, cortex
+TISSUE_GROUPS = 5  # of the protocol tissue-groups
+
 
 @dataclass(frozen=True)
 class Model:
     """A network in eval mode and the facts of its card.
 
-    ``network`` maps [1, 1, X, Y, Z] to logits [1, C, X, Y, Z], sides multiples of ``multiple``, voxels of
-    ``spacing_mm``; ``sha256`` is that of the weights file, empty for a network that came from memory.
-    ``field_of_view_mm`` are the sides of the images it was trained on: larger scans are cut to the brain first; None
-    for a network that takes any.
+    ``network`` maps [1, in_channels, X, Y, Z] to logits [1, C, X, Y, Z] (role "quality": to [1, C] scores), sides
+    multiples of ``multiple``, voxels of ``spacing_mm``; ``sha256`` is that of the weights file, empty for a network
+    that came from memory. ``field_of_view_mm`` are the sides of the images it was trained on: larger scans are cut to
+    the brain first; None for a network that takes any. ``role`` is what the network is for, one of
+    :data:`synthseg.weights.ROLES`; with ``soft_inputs`` a quality network reads posteriors instead of one-hot labels.
     """
 
     name: str
@@ -32,45 +46,120 @@ class Model:
     multiple: int
     sha256: str = ""
     field_of_view_mm: tuple[float, float, float] | None = None
+    role: str = "structures"
+    in_channels: int = IMAGE
+    soft_inputs: bool = False
 
     @classmethod
     def from_network(
-        cls, network: nn.Module, protocol: LabelProtocol, *, spacing_mm: float, multiple: int = 1, name: str = "network"
+        cls,
+        network: nn.Module,
+        protocol: LabelProtocol,
+        *,
+        spacing_mm: float,
+        multiple: int = 1,
+        name: str = "network",
+        role: str = "structures",
+        in_channels: int | None = None,
+        soft_inputs: bool = False,
+        field_of_view_mm: tuple[float, float, float] | None = None,
     ) -> Model:
-        """Use a network of your own. Raises: WeightsError if the protocol cannot describe a network's channels."""
-        return cls(name, network.eval(), channels_of(protocol), protocol.name, float(spacing_mm), multiple)
+        """Use a network of your own.
+
+        Args:
+            in_channels: None takes what the role asks for (a guided network: an image and five groups).
+        Raises: WeightsError if the protocol cannot describe a network's channels, or they do not fit the role.
+        """
+        channels = channels_of(protocol)
+        if in_channels is None:
+            in_channels = _expected_inputs(role, len(channels)) or IMAGE + TISSUE_GROUPS
+        model = cls(
+            name=name,
+            network=network.eval(),
+            channels=channels,
+            protocol=protocol.name,
+            spacing_mm=float(spacing_mm),
+            multiple=multiple,
+            field_of_view_mm=field_of_view_mm,
+            role=role,
+            in_channels=in_channels,
+            soft_inputs=soft_inputs,
+        )
+        _check_role(model, f"weights {name}")
+        return model
 
 
-def load_model(weights: str | Path, *, protocol: str | Path | None = None) -> Model:
+def load_model(weights: str | Path, *, protocol: str | Path | None = None, role: str | None = "structures") -> Model:
     """Load weights by name or path.
 
     Args:
         protocol: the label protocol the caller counts on (a name or a .tsv); None takes the weights' own.
-    Raises: WeightsError if they are missing, damaged, of another protocol, or not those of a network that segments a
-        single image.
+        role: what the network must be for; None takes any.
+    Raises: WeightsError if they are missing, damaged, of another protocol or role, or with other inputs than their role
+        has.
     """
-    from synthseg.weights import build_network, load_weights, protocol_of, require_protocol
+    from synthseg.weights import build_network, load_weights, protocol_of, require_protocol, role_of
 
     loaded = load_weights(weights)
     if protocol is not None:
         require_protocol(loaded, load_protocol(protocol))
     subject = loaded.path or f"weights {loaded.name}"
-    architecture: dict[str, Any] = loaded.card["architecture"]
-    if architecture.get("in_channels", 1) != 1:
-        found = f"a network with {architecture['in_channels']} input channels"
-        raise WeightsError(subject, found=found, fix="use weights that segment one image, e.g. --weights default")
+    card: dict[str, Any] = loaded.card
+    if role is not None:
+        require_role(role_of(card), (role,), subject)
     channels = channels_of(protocol_of(loaded))
     network: Any = build_network(loaded)
-    return Model(
+    model = Model(
         name=loaded.name,
         network=network.to(memory_format=torch.channels_last_3d).eval(),
         channels=channels,
-        protocol=str(loaded.card["protocol"]["name"]),
-        spacing_mm=float(loaded.card["spacing_mm"]),
+        protocol=str(card["protocol"]["name"]),
+        spacing_mm=float(card["spacing_mm"]),
         multiple=int(network.config.multiple),
-        sha256=str(loaded.card["sha256"]),
-        field_of_view_mm=_field_of_view(loaded.card.get("field_of_view_mm"), subject),
+        sha256=str(card["sha256"]),
+        field_of_view_mm=_field_of_view(card.get("field_of_view_mm"), subject),
+        role=role_of(card),
+        in_channels=int(network.config.in_channels),
+        soft_inputs=bool(card.get("soft_inputs", False)),
     )
+    _check_role(model, subject)
+    kind = "encoder" if model.role == "quality" else "unet"
+    if card["architecture"]["kind"] != kind:
+        found = f"{card['architecture']['kind']!r}, a network of another kind than role {model.role!r} has"
+        raise WeightsError(subject, found=found, fix=f"use weights whose architecture is {kind!r}")
+    return model
+
+
+def require_role(role: str, wanted: tuple[str, ...], subject: object, *, where: str = "here") -> None:
+    """Raise WeightsError unless ``role`` is one of ``wanted``, saying which weights would do ``where``."""
+    if role not in wanted:
+        found = f"weights of role {role!r}, which are of no use {where}"
+        fix = f"use weights of role {' or '.join(wanted)} (`synthseg weights list` shows each file's role)"
+        raise WeightsError(str(subject), found=found, fix=fix)
+
+
+def _expected_inputs(role: str, outputs: int) -> int | None:
+    """Input channels that a role has; None where another network decides (the number of groups that guide it)."""
+    if role == "guided":
+        return None
+    if role in ("denoiser", "quality"):
+        return outputs
+    return IMAGE + CORTEX_INPUTS if role == "parcels" else IMAGE
+
+
+def _check_role(model: Model, subject: object) -> None:
+    """Raise WeightsError if the network's inputs are not those of its role."""
+    if model.role not in INPUTS:
+        found, fix = f"the role {model.role!r}", f"use one of {', '.join(INPUTS)}"
+        raise WeightsError(str(subject), found=found, fix=fix)
+    expected = _expected_inputs(model.role, len(model.channels))
+    if expected is not None and model.in_channels != expected:
+        found = f"a network with {model.in_channels} input channels, where role {model.role!r} has {expected}"
+        fix = f"use weights whose input is {INPUTS[model.role]}, or state the role they have in their card"
+        raise WeightsError(str(subject), found=found, fix=fix)
+    if model.soft_inputs and model.role != "quality":
+        found = f"soft inputs for a network of role {model.role!r}, which reads one-hot labels"
+        raise WeightsError(str(subject), found=found, fix="leave soft_inputs out of its card")
 
 
 def _field_of_view(stated: Any, subject: object) -> tuple[float, float, float] | None:

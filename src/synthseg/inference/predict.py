@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from synthseg.errors import UsageError
+from synthseg.errors import InvariantError, SynthsegError, UsageError
 from synthseg.inference.config import InferenceConfig
 
 LEFT_RIGHT_AXIS = 2  # of [B, C, X, Y, Z] in RAS order
@@ -32,34 +33,59 @@ def pick_device(device: str) -> torch.device:
     return chosen
 
 
-def predict_posteriors(
-    network: nn.Module, image: Tensor, partners: np.ndarray, config: InferenceConfig, *, device: torch.device
-) -> Tensor:
+def predict_posteriors(network: nn.Module, inputs: Tensor, partners: np.ndarray, config: InferenceConfig) -> Tensor:
     """Posterior probabilities of every channel.
 
     Args:
-        network: ``[1, 1, X, Y, Z] -> logits [1, C, X, Y, Z]``, in eval mode, on ``device``.
-        image: [1, 1, X, Y, Z] in [0, 1], X grows to the right.
+        network: ``[1, C_in, X, Y, Z] -> logits [1, C, X, Y, Z]``, in eval mode, on the device of ``inputs``.
+        inputs: [1, C_in, X, Y, Z], X grows to the right: the image in [0, 1], then what else the network reads. Mirror
+            averaging mirrors all of it, so nothing in it may be of one side.
         partners: [C] channel of the same structure on the other side.
-    Returns: [C, X, Y, Z] float32 on the CPU; sums to 1 over C, but for the border voxels that smoothing lets fade.
+    Returns: [C, X, Y, Z] float32 on the same device; sums to 1 over C, but for the border voxels that smoothing lets
+        fade.
     Source: Billot et al. 2023, section 3.3 (mirror averaging); reference 6.4 (smoothing).
     """
-    image = image.to(device)
     with torch.inference_mode():
-        posteriors = _forward(network, image, config)
+        posteriors = _softmax(network, inputs, config)
         if config.flip:
-            mirrored = _forward(network, image.flip(LEFT_RIGHT_AXIS), config).flip(LEFT_RIGHT_AXIS - 1)
+            mirrored = _softmax(network, inputs.flip(LEFT_RIGHT_AXIS), config).flip(LEFT_RIGHT_AXIS - 1)
             posteriors = average_with_mirrored(posteriors, mirrored, partners)
             del mirrored
         # Smoothing after the average, not before: both are linear and the kernel is symmetric, so one pass is enough.
-        return smooth_posteriors(posteriors, config.smoothing_sigma_vox).cpu()
+        return smooth_posteriors(posteriors, config.smoothing_sigma_vox)
 
 
-def _forward(network: nn.Module, image: Tensor, config: InferenceConfig) -> Tensor:
+def run_network(network: nn.Module, inputs: Tensor, config: InferenceConfig) -> Tensor:
+    """What the network says in the precision asked for, float32."""
     reduced = config.precision == "bfloat16"
-    with torch.autocast(image.device.type, torch.bfloat16) if reduced else nullcontext():
-        logits = network(image.contiguous(memory_format=torch.channels_last_3d))
-    return torch.softmax(logits[0].float(), dim=0).contiguous()
+    with torch.autocast(inputs.device.type, torch.bfloat16) if reduced else nullcontext():
+        said: Tensor = network(inputs.contiguous(memory_format=torch.channels_last_3d))
+    return said.float()
+
+
+def require_finite(values: Tensor, model_name: str, subject: str) -> Tensor:
+    """The values themselves. Raises: InvariantError if any is NaN or infinite."""
+    if not torch.isfinite(values.sum()):
+        found = f"an output of {model_name} that is not a number (NaN or infinity)"
+        raise InvariantError(subject, found=found, fix="check the weights: synthseg weights verify NAME")
+    return values
+
+
+@contextmanager
+def enough_memory(subject: str, device: torch.device, shape: Sequence[int]) -> Iterator[None]:
+    """Turn torch's ways of running out of memory into a SynthsegError that names the scan and its shape in voxels."""
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; on the CPU there is only the text
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        sides = " x ".join(str(side) for side in shape)
+        found = f"not enough memory on {device} for {sides} voxels"
+        raise SynthsegError(subject, found=found, fix="crop the scan to the head, or use --device cpu") from error
+
+
+def _softmax(network: nn.Module, inputs: Tensor, config: InferenceConfig) -> Tensor:
+    return torch.softmax(run_network(network, inputs, config)[0], dim=0).contiguous()
 
 
 def average_with_mirrored(posteriors: Tensor, mirrored: Tensor, partners: np.ndarray) -> Tensor:

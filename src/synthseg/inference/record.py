@@ -15,19 +15,31 @@ from pathlib import Path
 from typing import Any
 
 from synthseg.inference.outputs import Outputs
-from synthseg.inference.segmentation import Segmentation
+from synthseg.inference.quality import FAIL_BELOW, WARN_BELOW, Quality
+from synthseg.inference.segmentation import Interval, Segmentation
 from synthseg.inference.segmenter import Segmenter
 from synthseg.inference.tables import write_text
 
-FORMAT = 1
+FORMAT = 2  # since weights are listed by role
 
 
 def settings_of(segmenter: Segmenter, outputs: Outputs) -> dict[str, Any]:
-    """All that decides what the files hold: equal settings and an equal scan give equal results."""
-    model = segmenter.model
-    weights = {"name": model.name, "sha256": model.sha256, "protocol": model.protocol, "spacing_mm": model.spacing_mm}
-    chosen = {**asdict(outputs), "structures": list(outputs.structures)}
-    return {"weights": weights, "inference": segmenter.config.to_dict(), "outputs": chosen}
+    """All that decides what the files hold: equal settings and an equal scan give equal results.
+
+    ``weights`` are those of every network of the run, by role; ``quality`` has the thresholds of the verdicts.
+    """
+    weights = {
+        role: {"name": model.name, "sha256": model.sha256, "protocol": model.protocol, "spacing_mm": model.spacing_mm}
+        for role, model in segmenter.models.items()
+    }
+    settings = {
+        "weights": weights,
+        "inference": segmenter.config.to_dict(),
+        "outputs": {**asdict(outputs), "structures": list(outputs.structures)},
+    }
+    if segmenter.quality_groups:
+        settings["quality"] = {"fail_below": FAIL_BELOW, "warn_below": WARN_BELOW}
+    return settings
 
 
 def describe_input(path: Path) -> dict[str, Any]:
@@ -63,8 +75,9 @@ def make_record(
     """The record of one scan, as JSON values.
 
     ``peak_memory_mib`` is the largest the process has been so far: for a batch, of all scans until this one.
+    ``intervals_mm3`` and ``quality`` are there when they were asked for.
     """
-    return {
+    record = {
         "format": FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "input": described,
@@ -76,6 +89,55 @@ def make_record(
         "timings_s": segmentation.timings_s,
         "peak_memory_mib": peak_memory_mib(),
         "notes": list(segmentation.notes),
+    }
+    intervals = intervals_by_name(segmentation)
+    if intervals is not None:
+        record["intervals_mm3"] = {name: _interval_values(interval) for name, interval in intervals.items()}
+    if segmentation.quality is not None:
+        record["quality"] = _quality_values(segmentation.quality)
+    return record
+
+
+def intervals_by_name(segmentation: Segmentation) -> dict[str, Interval] | None:
+    """The spread of the volumes by structure name, the total first."""
+    if segmentation.intervals is None:
+        return None
+    names = {0: segmentation.total_name, **{s.value: s.name for s in segmentation.structures if s.value != 0}}
+    return {names[value]: interval for value, interval in segmentation.intervals.items()}
+
+
+def recorded_intervals(record: dict[str, Any]) -> dict[str, Interval] | None:
+    """What :func:`intervals_by_name` said when the record was made. Raises: ValueError if it says something else."""
+    try:
+        given = record.get("intervals_mm3")
+        return None if given is None else {name: Interval(**values) for name, values in given.items()}
+    except (AttributeError, TypeError) as error:
+        raise ValueError("intervals_mm3") from error
+
+
+def recorded_quality(record: dict[str, Any]) -> Quality | None:
+    """The quality that a record tells of. Raises: ValueError if it is not one."""
+    try:
+        given = record.get("quality")
+        if given is None:
+            return None
+        thresholds = {name: float(given["thresholds"][name]) for name in ("fail_below", "warn_below")}
+        return Quality({name: float(score) for name, score in given["scores"].items()}, **thresholds)
+    except (AttributeError, TypeError, KeyError) as error:
+        raise ValueError("quality") from error
+
+
+def _interval_values(interval: Interval) -> dict[str, float]:
+    return {name: round(value, 3) for name, value in asdict(interval).items()}
+
+
+def _quality_values(quality: Quality) -> dict[str, Any]:
+    return {
+        "verdict": quality.verdict,
+        "sentence": quality.sentence,
+        "thresholds": {"fail_below": quality.fail_below, "warn_below": quality.warn_below},
+        "scores": {name: float(score) for name, score in quality.scores.items()},  # unrounded: verdicts hang on them
+        "verdicts": dict(quality.verdicts),
     }
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from synthseg.errors import InvariantError
+from synthseg.inference.quality import Quality
 from synthseg.inference.structures import Structure, find_structures, unsided
 from synthseg.volumes import Volume
 
-CSF_VALUE = 24
 VOLUME_TOLERANCE = 1e-5  # relative: sums of float32 posteriors, each rounded on its own; measured: at most 6e-7
 
 
@@ -23,6 +23,17 @@ class Map4D:
     affine: np.ndarray
 
 
+@dataclass(frozen=True)
+class Interval:
+    """A volume over ``n`` repetitions, all in mm3: mean, standard deviation, and the interval from low to high."""
+
+    mean: float
+    low: float
+    high: float
+    sd: float
+    n: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Segmentation:
     """The result for one scan.
@@ -31,13 +42,21 @@ class Segmentation:
         subject: the scan's path, or "scan".
         native: int32 labels on the scan's own grid and orientation; None when only 1 mm was asked for.
         fine: int32 labels on the 1 mm grid in RAS order; None when only the native grid was asked for.
-        structures: what the values mean, background first.
-        volumes_mm3: soft volume of every structure but background, by value: the sum of its posteriors at 1 mm.
-        total_mm3: sum over all structures of the protocol, CSF included; not changed by choosing structures.
-        posteriors: on the grid of ``labels``; None unless asked for.
+        structures: what the values mean, background first. With cortical parcels: the network's structures, then the
+            parcels, each of which names in ``Structure.whole`` the cortex it is a part of.
+        volumes_mm3: soft volume of every structure but background, by value: the sum of its posteriors at 1 mm. Those
+            of parcels add up to the cortex of their hemisphere, which keeps its own volume though no voxel has its
+            value any more.
+        total_mm3: sum over all structures of the protocol, CSF included and parcels not counted again; not changed by
+            choosing structures.
+        posteriors: on the grid of ``labels``; None unless asked for. Their channels are ``posterior_structures``.
         resampled: the scan on the 1 mm grid, intensities as they were; None unless asked for.
         notes: what was noticed, decided or mended on the way, in sentences.
         timings_s: seconds by stage.
+        quality: predicted Dice of the whole segmentation; None unless asked for.
+        intervals: spread of the volumes over repetitions, by value, the total's under 0; None unless asked for.
+        tissue_maps: probabilities of grey matter, white matter and CSF ("gm", "wm", "csf"), float32, each on the grid
+            and in the orientation of ``labels``; None unless asked for. Not changed by choosing structures.
     """
 
     subject: str
@@ -51,6 +70,9 @@ class Segmentation:
     notes: tuple[str, ...] = ()
     timings_s: dict[str, float] = field(default_factory=dict)
     intracranial: bool = True  # whether the protocol has CSF, so that the total is the intracranial volume
+    quality: Quality | None = None
+    intervals: dict[int, Interval] | None = None
+    tissue_maps: dict[str, Volume] | None = None
 
     @property
     def labels(self) -> Volume:
@@ -64,6 +86,11 @@ class Segmentation:
         return tuple(volume for volume in (self.native, self.fine) if volume is not None)
 
     @property
+    def posterior_structures(self) -> tuple[Structure, ...]:
+        """What the channels of ``posteriors`` stand for, in order: cortical parcels have none of their own."""
+        return tuple(structure for structure in self.structures if structure.whole is None)
+
+    @property
     def total_name(self) -> str:
         """'total intracranial' where the protocol has CSF (reference 6.8), else 'total segmented'."""
         return "total intracranial" if self.intracranial else "total segmented"
@@ -74,14 +101,15 @@ class Segmentation:
         return {self.total_name: self.total_mm3, **named}
 
 
-def check_invariants(segmentation: Segmentation, foreground_mm3: float) -> None:
+def check_invariants(segmentation: Segmentation, foreground_mm3: float, *, joint: bool = False) -> None:
     """What must hold before anything is written.
 
     Args:
         foreground_mm3: the volume of all that is not background, from the background's posterior alone: a quantity
             that knows nothing of the structures, so that one lost, counted twice or not normalised shows.
+        joint: parcels were scaled to the cortex of both hemispheres together, not to that of each.
     Raises: InvariantError if there is no structure at all, a label the protocol does not know, a volume that is not a
-        finite number, or volumes or a total other than ``foreground_mm3``.
+        finite number, volumes or a total other than ``foreground_mm3``, or parcels that do not add up to their cortex.
     """
     subject = segmentation.subject
     known = [structure.value for structure in segmentation.structures]
@@ -99,16 +127,36 @@ def check_invariants(segmentation: Segmentation, foreground_mm3: float) -> None:
         raise InvariantError(
             subject, found="volumes that are not numbers", fix="check the weights: synthseg weights verify"
         )
-    for what, sum_mm3 in (("volumes that add up to", volumes.sum()), ("a total of", segmentation.total_mm3)):
+    parts = {s.value for s in segmentation.structures if s.whole is not None}
+    sum_of_wholes = sum(volume for value, volume in segmentation.volumes_mm3.items() if value not in parts)
+    for what, sum_mm3 in (("volumes that add up to", sum_of_wholes), ("a total of", segmentation.total_mm3)):
         if abs(sum_mm3 - foreground_mm3) > VOLUME_TOLERANCE * max(foreground_mm3, 1):
             found = f"{what} {sum_mm3:.0f} mm3, where {foreground_mm3:.0f} mm3 are not background"
             raise InvariantError(subject, found=found, fix="report this as a bug")
+    if parts:
+        _check_parts(segmentation, joint)
+
+
+def _check_parts(segmentation: Segmentation, joint: bool) -> None:
+    """Parcels add up to the cortex they are parts of. Raises InvariantError."""
+    sums: dict[int, float] = {}
+    for structure in segmentation.structures:
+        if structure.whole is not None:
+            sums[structure.whole] = sums.get(structure.whole, 0.0) + segmentation.volumes_mm3[structure.value]
+    wholes = {value: segmentation.volumes_mm3[value] for value in sums}
+    if joint:
+        sums, wholes = {0: sum(sums.values())}, {0: sum(wholes.values())}
+    for value, whole in wholes.items():
+        if abs(sums[value] - whole) > VOLUME_TOLERANCE * max(whole, 1):
+            found = f"parcels that add up to {sums[value]:.0f} mm3 of a cortex of {whole:.0f} mm3"
+            raise InvariantError(segmentation.subject, found=found, fix="report this as a bug")
 
 
 def merge_sides(segmentation: Segmentation) -> Segmentation:
     """Left and right as one: right labels take their left partner's value, volumes and posteriors are added.
 
-    Works after structures were chosen too: a right label whose left partner was not chosen keeps its value.
+    Works after structures were chosen too: a right label whose left partner was not chosen keeps its value. The
+    intervals of what was merged are left out: they do not follow from those of the sides.
     """
     left = {s.value for s in segmentation.structures if s.side == "left"}
     target = {
@@ -118,38 +166,42 @@ def merge_sides(segmentation: Segmentation) -> Segmentation:
     volumes = {s.value: 0.0 for s in kept if s.value != 0}
     for value, volume in segmentation.volumes_mm3.items():
         volumes[target[value]] += volume
-    order = {s.value: index for index, s in enumerate(kept)}
-    channels = [order[target[s.value]] for s in segmentation.structures]
-    structures = tuple(Structure(s.value, unsided(s.name), s.color, partner=s.value) for s in kept)
-    return _relabelled(segmentation, target, structures, volumes, channels)
+    structures = tuple(replace(s, name=unsided(s.name), side="neutral", partner=s.value) for s in kept)
+    merged = {value for value, new in target.items() if value != new}
+    alone = {s.value for s in kept} - {target[value] for value in merged}
+    return _relabelled(segmentation, target, structures, volumes, alone)
 
 
 def choose_structures(segmentation: Segmentation, wanted: Sequence[str]) -> Segmentation:
     """Keep some structures, the others become background; ``total_mm3`` stays that of the whole.
 
-    A note names those that no voxel has: an empty label map should not come without a word.
+    A parcel that was not chosen belongs to its cortex, if that was. A note names those that no voxel has: an empty
+    label map should not come without a word.
 
     Raises: UsageError for a name or value that is not there (see :func:`find_structures`).
     """
     chosen = find_structures(wanted, segmentation.structures)
     kept = {structure.value for structure in chosen}
-    target = {s.value: s.value if s.value in kept else 0 for s in segmentation.structures}
+
+    def target_of(structure: Structure) -> int:
+        return next((value for value in (structure.value, structure.whole) if value in kept and value is not None), 0)
+
+    target = {s.value: target_of(s) for s in segmentation.structures}
     structures = (segmentation.structures[0], *chosen)
-    order = {s.value: index for index, s in enumerate(structures)}
-    channels = [order[target[s.value]] for s in segmentation.structures]
     volumes = {s.value: segmentation.volumes_mm3[s.value] for s in chosen}
-    result = _relabelled(segmentation, target, structures, volumes, channels)
+    result = _relabelled(segmentation, target, structures, volumes, kept)
     return replace(result, notes=(*segmentation.notes, *_absent(result)))
 
 
 def _absent(segmentation: Segmentation) -> list[str]:
     """A note on the structures that no voxel has on any grid."""
     present = set().union(*(np.unique(labels.data).tolist() for labels in segmentation.label_maps))
+    present |= {s.whole for s in segmentation.structures if s.value in present}
     asked = [s for s in segmentation.structures if s.value != 0]
     names = ", ".join(s.name for s in asked if s.value not in present)
     if not names:
         return []
-    if not present - {0}:
+    if not present - {0, None}:
         return [f"none of the chosen structures was found, the label map is empty: {names}"]
     return [f"of the chosen structures these were not found: {names}"]
 
@@ -159,9 +211,12 @@ def _relabelled(
     target: dict[int, int],
     structures: tuple[Structure, ...],
     volumes: dict[int, float],
-    channels: list[int],
+    same: set[int],
 ) -> Segmentation:
-    """Apply value -> value to the label maps and channel -> channel (adding up) to the posteriors."""
+    """Apply value -> value to the label maps and to the channels of the posteriors (adding up).
+
+    ``same`` are the values whose intervals still hold; that of the total always does.
+    """
     values = np.array(sorted(target))
     new_values = np.array([target[value] for value in sorted(target)], dtype=np.int32)
 
@@ -170,12 +225,15 @@ def _relabelled(
             return None
         return replace(volume, data=new_values[np.searchsorted(values, volume.data)])
 
-    posteriors = segmentation.posteriors
+    posteriors, intervals = segmentation.posteriors, segmentation.intervals
     if posteriors is not None:
-        summed = np.zeros((len(structures), *posteriors.data.shape[1:]), dtype=np.float32)
-        for channel, new_channel in zip(posteriors.data, channels, strict=True):
-            summed[new_channel] += channel
+        order = {s.value: i for i, s in enumerate(s for s in structures if s.whole is None)}
+        summed = np.zeros((len(order), *posteriors.data.shape[1:]), dtype=np.float32)
+        for channel, structure in zip(posteriors.data, segmentation.posterior_structures, strict=True):
+            summed[order[target[structure.value]]] += channel
         posteriors = Map4D(summed, posteriors.affine)
+    if intervals is not None:
+        intervals = {value: interval for value, interval in intervals.items() if value == 0 or value in same}
     return replace(
         segmentation,
         native=mapped(segmentation.native),
@@ -183,4 +241,5 @@ def _relabelled(
         structures=structures,
         volumes_mm3=volumes,
         posteriors=posteriors,
+        intervals=intervals,
     )

@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import final
 
-import numpy as np
 import torch
+from torch import Tensor
 
-from synthseg.errors import InvariantError, SynthsegError, UsageError
-from synthseg.inference.config import InferenceConfig, check_space, mode_config
+from synthseg.errors import UsageError
+from synthseg.inference.bundle import AnyWeights, Weights, gather, main_of, multiple_of, structures_of
+from synthseg.inference.config import InferenceConfig
 from synthseg.inference.focus import focus, needs_focus
-from synthseg.inference.model import Model, load_model
-from synthseg.inference.postprocess import Posteriors, channels_on, clean_posteriors, posteriors_on
-from synthseg.inference.predict import pick_device, predict_posteriors
-from synthseg.inference.prepare import RESULT_SPACING_MM, Prepared, prepare, subject_of
-from synthseg.inference.segmentation import CSF_VALUE, Map4D, Segmentation, check_invariants
-from synthseg.volumes import Volume, from_ras, read_volume, resample_to_spacing
+from synthseg.inference.hierarchy import denoised, first_look, tissue_groups, with_groups
+from synthseg.inference.model import Model
+from synthseg.inference.modes import mode_config
+from synthseg.inference.parcels import predict_parcels
+from synthseg.inference.postprocess import clean_posteriors
+from synthseg.inference.predict import enough_memory, pick_device, predict_posteriors, require_finite
+from synthseg.inference.prepare import Prepared, prepare, subject_of
+from synthseg.inference.quality import predict_quality
+from synthseg.inference.results import assemble
+from synthseg.inference.segmentation import Segmentation, check_invariants
+from synthseg.inference.structures import Structure
+from synthseg.inference.want import Want
+from synthseg.volumes import Volume, read_volume
 
-
-@dataclass(frozen=True, kw_only=True)
-class Want:
-    """What a segmentation should hold besides labels and volumes."""
-
-    space: str = "native"  # grid of the labels: "native" (the scan's own), "1mm" or "both"
-    posteriors: bool = False  # on the grid of the labels; 4 bytes x 33 per voxel
-    resampled: bool = False  # the scan itself on the 1 mm grid
-
-    def __post_init__(self) -> None:
-        check_space(self.space)
+__all__ = ["Segmenter", "Want", "segment"]
 
 
 @final
@@ -40,21 +39,33 @@ class Segmenter:
     """Segments brain scans of any contrast and resolution.
 
     Args:
-        weights: name or path of weights, or a :class:`Model` of your own.
-        mode: "default", or "fast" (no mirror averaging, no topology clean-up).
-        config: all settings at once, instead of a mode.
+        weights: instead of the mode's own: name or path of weights, or a :class:`Model` of your own, whose role says
+            which network it replaces; or several of them by role. None and "default" are the mode's own.
+        mode: "default"; "fast" (no mirror averaging, no topology clean-up); "robust" (for scans of poor quality).
+        config: all settings at once, instead of the mode's.
+        parcels: divide the cerebral cortex into parcels: True, or weights of role "parcels".
+        quality: predict how good the result is: True, or weights of role "quality".
+        protocol: the label protocol the caller counts on (a name or a .tsv): weights of another are refused.
         ct: True clips to the CT window, False never does, None recognises Hounsfield units by themselves.
         device: "auto" (CUDA when there is one), "cpu", "cuda" or "cuda:N".
         threads: CPU threads of this process, set for all of torch; None leaves torch's choice.
-    Raises: WeightsError, ConfigError for an unknown mode, UsageError for an unknown device.
+
+    Attributes:
+        models: the networks by role, in the order in which they run; ``model`` is the one that gives the structures.
+        structures: what the labels of the results can be, background first, parcels last.
+
+    Raises: WeightsError, ConfigError for an unknown mode, UsageError for an unknown device or role.
     """
 
     def __init__(
         self,
-        weights: str | Path | Model = "default",
+        weights: Weights = None,
         mode: str = "default",
         *,
         config: InferenceConfig | None = None,
+        parcels: bool | AnyWeights = False,
+        quality: bool | AnyWeights = False,
+        protocol: str | Path | None = None,
         ct: bool | None = None,
         device: str = "auto",
         threads: int | None = None,
@@ -66,8 +77,34 @@ class Segmenter:
             if threads < 1:
                 raise UsageError("threads", found=str(threads), fix="use a number of at least 1")
             torch.set_num_threads(threads)
-        self.model = weights if isinstance(weights, Model) else load_model(weights)
-        self.model.network.to(self.device)
+        self.models = gather(mode, weights, parcels=parcels, quality=quality, protocol=protocol)
+        for model in self.models.values():
+            model.network.to(self.device)
+
+    @property
+    def model(self) -> Model:
+        return main_of(self.models)
+
+    @property
+    def multiple(self) -> int:
+        """Voxels that the sides of every network's input are multiples of."""
+        return multiple_of(self.models)
+
+    @property
+    def structures(self) -> tuple[Structure, ...]:
+        return structures_of(self.models)
+
+    @property
+    def quality_groups(self) -> tuple[str, ...]:
+        """Names of the groups that are scored, in order; empty without quality control."""
+        scorer = self.models.get("quality")
+        return () if scorer is None else tuple(s.name for s in scorer.channels.structures[1:])
+
+    def with_config(self, config: InferenceConfig) -> Segmenter:
+        """The same networks, not loaded again, under other settings."""
+        other = copy.copy(self)
+        other.config = config
+        return other
 
     def segment(self, scan: str | Path | Volume, want: Want | None = None) -> Segmentation:
         """Segment one scan.
@@ -75,78 +112,86 @@ class Segmenter:
         Args:
             scan: a file, or a :class:`synthseg.volumes.Volume`.
         Returns: a segmentation whose promises have been checked (:func:`check_invariants`).
-        Raises: VolumeError if the scan cannot be read or used, InvariantError if the result breaks a promise.
+        Raises: VolumeError if the scan cannot be read or used, InvariantError if the result breaks a promise,
+            UsageError for tissue maps of structures that are not FreeSurfer's.
         """
         want = want or Want()
+        if want.tissue_maps:
+            from synthseg.inference.tissue_maps import require_tissues
+
+            require_tissues(self.model.channels.structures)
         timings: dict[str, float] = {}
         with _timed(timings, "read"):
             volume = scan if isinstance(scan, Volume) else read_volume(scan)
         with _timed(timings, "prepare"):
-            spacing, multiple = self.model.spacing_mm, self.model.multiple
-            prepared = prepare(volume, spacing_mm=spacing, multiple=multiple, config=self.config)
+            prepared = prepare(volume, spacing_mm=self.model.spacing_mm, multiple=self.multiple, config=self.config)
+        subject = subject_of(volume)
         with _timed(timings, "locate"):
-            prepared = self._focused(prepared, subject_of(volume))
-        with _timed(timings, "predict"):
-            posteriors = self._predict(prepared, subject_of(volume), self.config)
-        with _timed(timings, "postprocess"):
-            channels = self.model.channels
-            cleaned = clean_posteriors(posteriors, prepared.padded, prepared.fine, channels, self.config)
-            del posteriors
-        with _timed(timings, "results"):
-            segmentation = self._results(prepared, cleaned, want)
-        check_invariants(segmentation, cleaned.foreground_mm3)
+            prepared, groups = self._focused(prepared, subject)
+        with enough_memory(subject, self.device, prepared.padded.shape):
+            segmentation, foreground_mm3 = self._segment(prepared, groups, want, timings)
+        check_invariants(segmentation, foreground_mm3, joint=self.config.parcel_scaling == "joint")
         return replace(segmentation, timings_s=timings)
 
-    def _focused(self, prepared: Prepared, subject: str) -> Prepared:
-        """The prepared scan, cut to the brain if its field of view is larger than the network's own."""
+    def _segment(
+        self, prepared: Prepared, groups: Tensor | None, want: Want, timings: dict[str, float]
+    ) -> tuple[Segmentation, float]:
+        """The segmentation, and the volume of all that is not background."""
+        channels, config, subject = self.model.channels, self.config, subject_of(prepared.scan)
+        parcels = quality = None
+        image = prepared.image.to(self.device)
+        inputs = self._inputs(image, groups, subject, timings)
+        with _timed(timings, "predict"):
+            posteriors = predict_posteriors(self.model.network, inputs, channels.partners, config)
+            require_finite(posteriors, self.model.name, subject)
+            del inputs, groups
+        if "quality" in self.models:
+            with _timed(timings, "quality"):
+                quality = predict_quality(self.models["quality"], posteriors, channels, config, subject=subject)
+        if "parcels" in self.models:
+            with _timed(timings, "parcels"):
+                parcels = predict_parcels(
+                    self.models["parcels"],
+                    image,
+                    posteriors.argmax(0),
+                    channels,
+                    config,
+                    grid=prepared.padded,
+                    subject=subject,
+                )
+        with _timed(timings, "postprocess"):
+            cleaned = clean_posteriors(posteriors.cpu().numpy(), prepared.padded, prepared.fine, channels, config)
+            del posteriors
+        with _timed(timings, "results"):
+            segmentation = assemble(prepared, cleaned, channels, want, config, parcels)
+        return replace(segmentation, quality=quality), cleaned.foreground_mm3
+
+    def _focused(self, prepared: Prepared, subject: str) -> tuple[Prepared, Tensor | None]:
+        """The prepared scan, cut to the brain if its field of view is larger than the network's own.
+
+        Returns: it, and in robust mode the tissue groups where the first look has already given those of this window.
+        """
         field = self.model.field_of_view_mm
         if field is None or not needs_focus(prepared, field):
-            return prepared
-        first_look = replace(self.config, flip=False, smoothing_sigma_vox=0)
-        background = self._predict(prepared, subject, first_look)[0]
-        return focus(prepared, background, field, multiple=self.model.multiple, config=self.config)
+            return prepared, None
+        looker = self.models.get("tissues", self.model)
+        with enough_memory(subject, self.device, prepared.padded.shape):
+            seen = first_look(looker, prepared.image.to(self.device), self.config, subject)
+        background = seen[0].cpu().numpy()
+        focused = focus(prepared, background, field, multiple=self.multiple, config=self.config)
+        same = focused.image is prepared.image
+        return focused, seen.argmax(0) if same and "tissues" in self.models else None
 
-    def _predict(self, prepared: Prepared, subject: str, config: InferenceConfig) -> np.ndarray:
-        try:
-            posteriors = predict_posteriors(
-                self.model.network, prepared.image, self.model.channels.partners, config, device=self.device
-            )
-        except RuntimeError as error:  # torch.OutOfMemoryError is one; on the CPU there is only the text
-            if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
-                raise
-            sides = " x ".join(str(side) for side in prepared.padded.shape)
-            found = f"not enough memory on {self.device} for {sides} voxels"
-            raise SynthsegError(subject, found=found, fix="crop the scan to the head, or use --device cpu") from error
-        if not torch.isfinite(posteriors.sum()):
-            found = "a network output that is not a number (NaN or infinity)"
-            raise InvariantError(subject, found=found, fix="check the weights: synthseg weights verify NAME")
-        values: np.ndarray = posteriors.numpy()
-        return values
-
-    def _results(self, prepared: Prepared, cleaned: Posteriors, want: Want) -> Segmentation:
-        channels = self.model.channels
-        values = channels.values.astype(np.int32)
-        native = fine = None
-        if want.space != "1mm":
-            data = from_ras(values[channels_on(cleaned, prepared.native)], prepared.orientation)
-            native = Volume(np.ascontiguousarray(data), prepared.original_affine, prepared.scan.path)
-        if want.space != "native":
-            fine = Volume(values[channels_on(cleaned, prepared.fine)], prepared.fine.affine, prepared.scan.path)
-        # float64: the original's single-precision running sums come out up to 7e-4 too small (reference 6.8).
-        sums = cleaned.data.reshape(len(channels), -1).sum(axis=1, dtype=np.float64) * cleaned.grid.voxel_volume_mm3
-        volumes = {int(value): float(volume) for value, volume in zip(channels.values[1:], sums[1:], strict=True)}
-        return Segmentation(
-            subject=subject_of(prepared.scan),
-            native=native,
-            fine=fine,
-            structures=channels.structures,
-            volumes_mm3=volumes,
-            total_mm3=float(sums[1:].sum()),
-            posteriors=_posteriors(prepared, cleaned, want) if want.posteriors else None,
-            resampled=_resampled(prepared) if want.resampled else None,
-            notes=prepared.notes,
-            intracranial=CSF_VALUE in volumes,
-        )
+    def _inputs(self, image: Tensor, groups: Tensor | None, subject: str, timings: dict[str, float]) -> Tensor:
+        """What the network of the structures reads: the image, in robust mode with the denoised tissue groups."""
+        if "guided" not in self.models:
+            return image
+        with _timed(timings, "tissues"):
+            if groups is None:
+                groups = tissue_groups(self.models["tissues"], image, self.config, subject)
+        with _timed(timings, "denoise"):
+            groups = denoised(self.models["denoiser"], groups, self.config, subject)
+        return with_groups(image, groups, len(self.models["denoiser"].channels))
 
 
 def segment(
@@ -157,18 +202,6 @@ def segment(
     Raises: see :meth:`Segmenter.segment`.
     """
     return Segmenter(weights, mode).segment(scan, Want(space=space))
-
-
-def _posteriors(prepared: Prepared, cleaned: Posteriors, want: Want) -> Map4D:
-    if want.space == "1mm":
-        return Map4D(posteriors_on(cleaned, prepared.fine), prepared.fine.affine)
-    return Map4D(from_ras(posteriors_on(cleaned, prepared.native), prepared.orientation), prepared.original_affine)
-
-
-def _resampled(prepared: Prepared) -> Volume:
-    if prepared.fine.same_as(prepared.native):
-        return prepared.scan
-    return resample_to_spacing(prepared.scan, RESULT_SPACING_MM, order=1)
 
 
 @contextmanager

@@ -1,57 +1,75 @@
-"""Volume tables of many scans: the original's CSV layout, and a tidy TSV. Rows of other runs are kept."""
+"""Tables of many scans: the original's CSV layout, and a tidy TSV. Rows of other runs are kept.
+
+What a table holds is a :class:`TableLayout` (``layouts.py``): volumes, or predicted quality.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from synthseg.errors import UsageError
 from synthseg.files import atomic_file
 from synthseg.inference.locks import lock_beside
 
-Row = Mapping[str, float]  # structure name -> mm3, the total first
+Cells = Mapping[tuple[str, str], str]  # (item, measure) -> text
 TABLE_SUFFIXES = (".csv", ".tsv")
-TIDY_HEADER = ("subject", "value", "structure", "volume_mm3")
 SAVE_EVERY_S = 10.0
 SHARE_OF_TIME = 0.05  # at most this much of a run is spent on rewriting a table that has become long
 
 
-class VolumeTable:
+@dataclass(frozen=True, kw_only=True)
+class TableLayout:
+    """What a table holds of every scan: measures of items (a structure's volume, a group's predicted Dice).
+
+    Attributes:
+        what: how messages call the table, e.g. "volume table".
+        columns: of the CSV after ``subject``: header -> (item, measure).
+        keys: headers of the cells that name an item in the TSV; items: item -> those cells, one line each.
+        measures: headers of the TSV's last columns.
+    """
+
+    what: str
+    columns: Mapping[str, tuple[str, str]]
+    keys: tuple[str, ...]
+    items: Mapping[str, tuple[str, ...]]
+    measures: tuple[str, ...]
+
+
+class ScanTable:
     """A table on disk that scans are added to, also by several runs at the same time.
 
     New rows wait in memory until :meth:`save`, which reads the file again, adds them and writes it whole, under a lock:
     no run loses the rows of another, and the file is never half a table. A run that is killed between two savings
     leaves them to the next one, which finds them in the scans' records.
 
-    ``.csv``: one row a scan, CRLF line ends, header ``subject``, ``total intracranial``, names in ascending order of
-    value, numbers as Python prints them after rounding to 3 decimals (reference 6.9). ``.tsv``: one row a structure:
-    subject, value, structure, volume_mm3; the total's value is ``n/a``.
+    ``.csv``: one row a scan, CRLF line ends, header ``subject`` and the layout's columns (reference 6.9). ``.tsv``: one
+    row an item: ``subject``, the cells that name the item, its measures.
 
-    Args:
-        names: columns or structures of every scan, total first: what ``Segmentation.volumes_by_name`` lists.
-        values: label value of each structure, by name.
+    Attributes:
+        rows: cells of every subject: in the order of the CSV's columns, or of the TSV item by item.
     Raises: UsageError for another suffix or for a file that holds other columns.
     """
 
-    def __init__(self, path: Path, names: Sequence[str], values: Mapping[str, int]) -> None:
+    def __init__(self, path: Path, layout: TableLayout) -> None:
         if path.suffix.lower() not in TABLE_SUFFIXES:
-            raise UsageError(path, found=f"suffix '{path.suffix}'", fix="name the volume table .csv or .tsv")
+            raise UsageError(path, found=f"suffix '{path.suffix}'", fix=f"name the {layout.what} .csv or .tsv")
         self.path = path
-        self.names = tuple(names)
-        self.values = dict(values)
+        self.layout = layout
         self.tidy = path.suffix.lower() == ".tsv"
         self.rows: dict[str, list[str]] = self._read()
         self._new: dict[str, list[str]] = {}
         self._due = 0.0  # time.monotonic(): the first row is saved at once
 
-    def add(self, subject: str, volumes: Row) -> None:
-        """Add or replace the row of ``subject``; it is on the disk after the next :meth:`save`."""
-        cells = [repr(round(float(volumes[name]), 3)) for name in self.names]
-        if self.rows.get(subject) != cells:
-            self.rows[subject] = self._new[subject] = cells
+    def add(self, subject: str, cells: Cells) -> None:
+        """Add or replace what the table holds of ``subject``; it is on the disk after the next :meth:`save`."""
+        row = [cells[place] for place in self._places()]
+        if self.rows.get(subject) != row:
+            self.rows[subject] = self._new[subject] = row
 
     def save(self) -> None:
         """Put all new rows into the file.
@@ -76,18 +94,29 @@ class VolumeTable:
         if time.monotonic() >= self._due:
             self.save()
 
+    def _places(self) -> list[tuple[str, str]]:
+        """(item, measure) of every cell of a row."""
+        if self.tidy:
+            return [(item, measure) for item in self.layout.items for measure in self.layout.measures]
+        return list(self.layout.columns.values())
+
+    def _header(self) -> list[str]:
+        if self.tidy:
+            return ["subject", *self.layout.keys, *self.layout.measures]
+        return ["subject", *self.layout.columns]
+
     def _to_text(self) -> str:
         text = io.StringIO(newline="")
-        if self.tidy:
-            writer = csv.writer(text, delimiter="\t", lineterminator="\n")
-            writer.writerow(TIDY_HEADER)
-            for subject, cells in self.rows.items():
-                for name, cell in zip(self.names, cells, strict=True):
-                    writer.writerow([subject, self.values.get(name, "n/a"), name, cell])
-        else:
-            writer = csv.writer(text)  # its default line end is CRLF, as in the original's tables
-            writer.writerow(["subject", *self.names])
-            writer.writerows([subject, *cells] for subject, cells in self.rows.items())
+        # The default line end is CRLF, as in the original's tables.
+        writer = csv.writer(text, delimiter="\t", lineterminator="\n") if self.tidy else csv.writer(text)
+        writer.writerow(self._header())
+        for subject, cells in self.rows.items():
+            if self.tidy:
+                width = len(self.layout.measures)
+                for index, key in enumerate(self.layout.items.values()):
+                    writer.writerow([subject, *key, *cells[index * width : (index + 1) * width]])
+            else:
+                writer.writerow([subject, *cells])
         return text.getvalue()
 
     def _read(self) -> dict[str, list[str]]:
@@ -100,32 +129,28 @@ class VolumeTable:
                 self.path, found=f"a file that cannot be read ({error})", fix="choose another file"
             ) from error
         lines = list(csv.reader(io.StringIO(text, newline=""), delimiter="\t" if self.tidy else ","))
-        rows = self._tidy_rows(lines) if self.tidy else self._wide_rows(lines)
+        rows = self._rows_of(lines) if lines else {}
         if rows is None:
-            fix = "choose another file, or delete this one: tables of other structures are not mixed"
+            fix = "choose another file, or delete this one: tables of other structures or options are not mixed"
             raise UsageError(self.path, found="an existing table with other columns", fix=fix)
         return rows
 
-    def _wide_rows(self, lines: list[list[str]]) -> dict[str, list[str]] | None:
-        if not lines:
-            return {}
-        if lines[0] != ["subject", *self.names] or any(len(line) != len(lines[0]) for line in lines if line):
+    def _rows_of(self, lines: list[list[str]]) -> dict[str, list[str]] | None:
+        """Rows by subject; None if these are not the lines of such a table."""
+        header, body = lines[0], [line for line in lines[1:] if line]
+        if header != self._header() or any(len(line) != len(header) for line in body):
             return None
-        return {line[0]: line[1:] for line in lines[1:] if line}
+        return self._tidy_rows(body) if self.tidy else {line[0]: line[1:] for line in body}
 
-    def _tidy_rows(self, lines: list[list[str]]) -> dict[str, list[str]] | None:
-        if not lines:
-            return {}
-        if lines[0] != list(TIDY_HEADER):
+    def _tidy_rows(self, body: list[list[str]]) -> dict[str, list[str]] | None:
+        named = 1 + len(self.layout.keys)
+        wanted = list(self.layout.items.values())
+        found: dict[str, dict[tuple[str, ...], list[str]]] = {}
+        for line in body:
+            found.setdefault(line[0], {})[tuple(line[1:named])] = line[named:]
+        if any(set(cells) != set(wanted) for cells in found.values()):
             return None
-        found: dict[str, dict[str, str]] = {}
-        for line in lines[1:]:
-            if len(line) != len(TIDY_HEADER):
-                return None
-            found.setdefault(line[0], {})[line[2]] = line[3]
-        if any(set(cells) != set(self.names) for cells in found.values()):
-            return None
-        return {subject: [cells[name] for name in self.names] for subject, cells in found.items()}
+        return {subject: [cell for key in wanted for cell in cells[key]] for subject, cells in found.items()}
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,0 +1,151 @@
+"""The networks of a run, by role: which of them a mode needs, and whether they fit each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from synthseg.errors import UsageError, WeightsError
+from synthseg.inference.model import IMAGE, Model, load_model, require_role
+from synthseg.inference.modes import ADD_ONS, add_on_weights, find_mode
+from synthseg.inference.structures import CORTEX_VALUES, Structure
+from synthseg.labels import load_protocol
+
+AnyWeights = str | Path | Model
+Weights = AnyWeights | Mapping[str, AnyWeights] | None
+MODES_OWN = (None, "default")  # weights that leave the choice to the mode
+
+
+def gather(
+    mode: str,
+    weights: Weights = None,
+    *,
+    parcels: bool | AnyWeights = False,
+    quality: bool | AnyWeights = False,
+    protocol: str | Path | None = None,
+) -> dict[str, Model]:
+    """Load the networks of a run.
+
+    Args:
+        mode: a name in ``modes.toml``.
+        weights: in place of the mode's own: one of them, whose role says which it replaces, or several by role.
+            None and "default" leave the mode's.
+        parcels, quality: True for the weights that ``modes.toml`` names, or others; False without.
+        protocol: the label protocol the caller counts on (a name or a .tsv); None takes that of the weights.
+    Returns: role -> model, in the order in which they run.
+    Raises: WeightsError for weights that are missing, damaged, of a role the mode has no use for or that do not fit the
+        others; ConfigError for an unknown mode; UsageError for an unknown role.
+    """
+    wanted: dict[str, AnyWeights] = dict(find_mode(mode).weights.by_role())
+    if isinstance(weights, Mapping):
+        strange = sorted(set(weights) - set(wanted))
+        if strange:
+            found, fix = f"weights for {', '.join(strange)}", f"give some for {', '.join(wanted)}"
+            raise UsageError(f"weights of mode {mode}", found=found, fix=fix)
+        wanted |= weights
+    elif weights not in MODES_OWN:
+        given = weights if isinstance(weights, Model) else load_model(weights, role=None)
+        require_role(given.role, tuple(wanted), f"weights {given.name}", where=f"in mode {mode}")
+        wanted[given.role] = given
+    for role, asked in zip(ADD_ONS, (parcels, quality), strict=True):
+        if asked is not False:
+            wanted[role] = add_on_weights(role) if asked is True else asked
+    models = {role: _of_role(given, role) for role, given in wanted.items()}
+    check_fit(models)
+    if protocol is not None:
+        _require_protocol(main_of(models), protocol)
+    return models
+
+
+def main_of(models: Mapping[str, Model]) -> Model:
+    """The network that gives the structures."""
+    return models["guided"] if "guided" in models else models["structures"]
+
+
+def multiple_of(models: Mapping[str, Model]) -> int:
+    """Voxels that the sides of the working grid must be multiples of: the least that every UNet accepts."""
+    return math.lcm(*(model.multiple for role, model in models.items() if role != "quality"))
+
+
+def structures_of(models: Mapping[str, Model]) -> tuple[Structure, ...]:
+    """All structures of the results: those of the network that gives them, then the parcels of the cortex."""
+    structures = main_of(models).channels.structures
+    return (*structures, *parcel_structures(models["parcels"])) if "parcels" in models else structures
+
+
+def parcel_structures(model: Model) -> tuple[Structure, ...]:
+    """The parcels of a network of role "parcels", in order of its channels from 1 on, as parts of their cortex."""
+    return tuple(
+        Structure(s.value, s.name, s.color, s.side, s.partner, whole=CORTEX_VALUES[s.side])
+        for s in model.channels.structures[1:]
+    )
+
+
+def check_fit(models: Mapping[str, Model]) -> None:
+    """Raise WeightsError unless the networks can work together: one voxel size, and each takes what another gives."""
+    main = main_of(models)
+    for model in models.values():
+        if abs(model.spacing_mm - main.spacing_mm) > 1e-6:
+            found = f"a network for voxels of {model.spacing_mm:g} mm beside {main.name} for {main.spacing_mm:g} mm"
+            raise _misfit(model, found, "use weights trained at the same voxel size")
+    if "guided" in models:
+        _check_hierarchy(models["tissues"], models["denoiser"], models["guided"])
+    if "parcels" in models:
+        _check_parcels(models["parcels"], main)
+    if "quality" in models:
+        _check_quality(models["quality"], main)
+
+
+def _check_hierarchy(tissues: Model, denoiser: Model, guided: Model) -> None:
+    if not np.array_equal(tissues.channels.values, denoiser.channels.values):
+        found = f"groups of {denoiser.protocol} for a network that sees those of {tissues.protocol} ({tissues.name})"
+        raise _misfit(denoiser, found, "use weights trained with the same tissue groups")
+    expected = IMAGE + len(denoiser.channels)
+    if guided.in_channels != expected:
+        found = f"{guided.in_channels} input channels, where an image and the groups of {denoiser.name} make {expected}"
+        raise _misfit(guided, found, "use weights trained with the same tissue groups")
+
+
+def _check_parcels(parcels: Model, main: Model) -> None:
+    if not set(CORTEX_VALUES.values()) <= set(main.channels.values.tolist()):
+        found = (
+            f"parcels of the cortex for {main.name}, whose labels ({main.protocol}) have no cerebral cortex, 3 and 42"
+        )
+        raise _misfit(parcels, found, "leave the parcels out, or use weights of synthseg-2.0")
+    sideless = [s.name for s in parcels.channels.structures[1:] if s.side not in CORTEX_VALUES]
+    shared = set(parcels.channels.values[1:].tolist()) & set(main.channels.values.tolist())
+    if sideless or shared:
+        what = f"parcels without a side: {', '.join(sideless)}" if sideless else f"parcels numbered {sorted(shared)}"
+        raise _misfit(parcels, what, "use a protocol with left and right parcels and values of their own")
+
+
+def _check_quality(quality: Model, main: Model) -> None:
+    groups = set(main.channels.quality.tolist())
+    if groups == {0}:
+        found = f"quality control for {main.name}, whose labels ({main.protocol}) have no quality groups"
+        raise _misfit(quality, found, "leave it out, or use weights of synthseg-2.0")
+    unknown = sorted(groups - set(quality.channels.values.tolist()))
+    if unknown:
+        found = f"no quality group {', '.join(map(str, unknown))}, which {main.name} ({main.protocol}) has"
+        raise _misfit(quality, found, "use weights trained with the same groups")
+
+
+def _of_role(given: AnyWeights, role: str) -> Model:
+    model = given if isinstance(given, Model) else load_model(given, role=role)
+    require_role(model.role, (role,), f"weights {model.name}", where=f"as {role}")
+    return model
+
+
+def _require_protocol(model: Model, protocol: str | Path) -> None:
+    expected = load_protocol(protocol)
+    if model.protocol != expected.name or not np.array_equal(model.channels.values, expected.target_values):
+        found = f"weights of another protocol: {model.protocol!r}, not {expected.name!r} as asked for"
+        fix = f"choose weights of {expected.name!r} (`synthseg weights list` shows each file's protocol)"
+        raise _misfit(model, found, fix)
+
+
+def _misfit(model: Model, found: str, fix: str) -> WeightsError:
+    return WeightsError(f"weights {model.name}", found=found, fix=fix)

@@ -1,0 +1,132 @@
+"""Quality control: the Dice that a network predicts for each group of structures, and what it means for the user."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from synthseg.inference.structures import CSF_VALUE, Channels
+from synthseg.volumes.window import Window, bounding_box, crop_pad
+
+if TYPE_CHECKING:  # torch comes with the functions that compute: tables and records read verdicts without it
+    from torch import Tensor
+
+    from synthseg.inference.config import InferenceConfig
+    from synthseg.inference.model import Model
+
+Verdict = Literal["pass", "warn", "fail"]
+
+# Below this in any group a result counts as failed: the value that pipelines built on SynthSeg+ use (reference C.7.1).
+FAIL_BELOW = 0.65
+WARN_BELOW = 0.75  # ours: above the threshold by about the error of a prediction
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Predicted Dice of a segmentation, group by group.
+
+    Attributes:
+        scores: by group name, in [0, 1], in the order of the network's protocol; background is not scored.
+        fail_below, warn_below: a group fails below the first, is doubtful between the two, passes from the second on.
+    """
+
+    scores: dict[str, float]
+    fail_below: float = FAIL_BELOW
+    warn_below: float = WARN_BELOW
+
+    @property
+    def verdicts(self) -> dict[str, Verdict]:
+        """The verdict on each group."""
+        return {name: self._verdict(score) for name, score in self.scores.items()}
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict on the whole: that on the worst group."""
+        return self._verdict(min(self.scores.values()))
+
+    @property
+    def sentence(self) -> str:
+        """The verdict for a person: the worst group, or all that are below a threshold, worst first."""
+        verdict = self.verdict
+        if verdict == "pass":
+            name = min(self.scores, key=self.scores.__getitem__)
+            return f"quality: pass (lowest predicted Dice {self.scores[name]:.2f}, {name})"
+        threshold = self.fail_below if verdict == "fail" else self.warn_below
+        low = sorted((score, name) for name, score in self.scores.items() if score < threshold)
+        groups = ", ".join(f"{name} ({score:.2f})" for score, name in low)
+        return (
+            f"quality: {verdict}: predicted Dice below {threshold:.2f} for {groups}: look at the result before using it"
+        )
+
+    def _verdict(self, score: float) -> Verdict:
+        if score < self.fail_below:
+            return "fail"
+        return "warn" if score < self.warn_below else "pass"
+
+
+def predict_quality(
+    model: Model, posteriors: Tensor, channels: Channels, config: InferenceConfig, *, subject: str = "scan"
+) -> Quality:
+    """The Dice that a network of role "quality" predicts for a segmentation.
+
+    Args:
+        posteriors: [C, X, Y, Z] of the structures on the working grid, before any clean-up; ``channels`` are theirs.
+    Source: reference 6.4: groups in a window around the brain, one number each, clipped to [0, 1]. Posteriors are
+        summed by group; a network with ``soft_inputs`` (ours) reads these sums, another one their argmax, one-hot (the
+        original takes the group of the most probable structure).
+    Raises: InvariantError if the network says something that is not a number.
+    """
+    import torch
+
+    from synthseg.inference.predict import require_finite, run_network
+
+    with torch.inference_mode():
+        groups = group_inputs(posteriors, channels, model).cpu().numpy()
+        labels = posteriors.argmax(0).cpu().numpy()
+        window = quality_window(labels, channels.values, window_sides(model, groups.shape[1:]))
+        seen = crop_pad(groups, window.start, window.shape)
+        seen[0] += crop_pad(np.zeros(groups.shape[1:], np.float32), window.start, window.shape, fill=1)
+        inputs = torch.from_numpy(seen)[None].to(posteriors.device)
+        scores = require_finite(run_network(model.network, inputs, config)[0], model.name, subject)
+    names = [structure.name for structure in model.channels.structures]
+    clipped = scores.clamp(0, 1).tolist()
+    return Quality(dict(zip(names[1:], clipped[1:], strict=True)))
+
+
+def group_inputs(posteriors: Tensor, channels: Channels, model: Model) -> Tensor:
+    """What the network reads, on the whole grid: posteriors [C, X, Y, Z] -> [G, X, Y, Z] float32."""
+    import torch
+
+    from synthseg.networks.hierarchy import one_hot_argmax
+
+    place = {int(value): index for index, value in enumerate(model.channels.values)}
+    group = [place[int(value)] for value in channels.quality]
+    result = torch.zeros(len(place), *posteriors.shape[1:], device=posteriors.device)
+    for channel, index in enumerate(group):  # not index_add_, whose order of summing is left open on a GPU
+        result[index] += posteriors[channel]
+    return result if model.soft_inputs else one_hot_argmax(result[None])[0]
+
+
+def quality_window(labels: np.ndarray, values: np.ndarray, sides: tuple[int, int, int]) -> Window:
+    """The window of ``sides`` voxels centred on all that is neither background nor CSF; it may reach outside.
+
+    Args:
+        labels: [X, Y, Z] winning channel; ``values`` [C] are the channels' label values.
+    Source: reference 6.4, "QC window", on labels: the original compares channel indices with the label value 24 and so
+        leaves out the right cerebellar cortex instead of the CSF. Odd voxels go where the original puts them.
+    """
+    brain = ~np.isin(values, (0, CSF_VALUE))
+    box = bounding_box(brain[labels])
+    x, y, z = (start - -((extent - side) // 2) for start, extent, side in zip(box.start, box.shape, sides, strict=True))
+    return Window((x, y, z), sides, box.full_shape)
+
+
+def window_sides(model: Model, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Voxels of the card's field of view, in multiples that the network accepts; without one, those of the grid."""
+    wanted = shape
+    if model.field_of_view_mm is not None:
+        wanted = tuple(round(side / model.spacing_mm) for side in model.field_of_view_mm)
+    x, y, z = (-(-max(n, 1) // model.multiple) * model.multiple for n in wanted)
+    return x, y, z
