@@ -27,7 +27,7 @@ from synthseg.inference.predict import predict_posteriors
 from synthseg.networks.hierarchy import GroupsFirst
 from synthseg.volumes import Volume
 
-ROBUST = MODES["robust"]
+ROBUST = MODES["robust-fast"]
 
 
 def random_models(seed: int) -> dict[str, Model]:

@@ -49,6 +49,8 @@ def test_the_tables_have_the_published_sizes(generation: LabelProtocol) -> None:
         "synthseg-1.0": 32,
         "synthseg-2.0": 33,
         "desikan-killiany": 69,
+        "freesurfer-dk": 101,
+        "dkt": 63,
         "tissue-groups": 5,
         "quality-groups": 9,
         "feta": 8,

@@ -208,8 +208,7 @@ def test_ct_is_recognised_aloud_or_told(tmp_path, command):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--mode", "robustt"], "mode: found 'robustt'. Fix: use one of default, fast, robust"),
-        (["--robust", "--fast"], "--fast: found together with --robust. Fix: give only one of them"),
+        (["--mode", "robustt"], "mode: found 'robustt'. Fix: use one of default, fast, robust, robust-fast"),
         (["--robust", "--mode", "fast"], "--robust: found together with --mode fast"),
         (["--fast", "--mode", "default"], "--fast: found together with --mode default"),
         (["--repeat", "1"], "--repeat: found 1. Fix: use at least 2 copies"),

@@ -75,8 +75,17 @@ def test_scans_that_fail_quality_control_are_named_and_the_exit_code_stays_0(tmp
     assert (tmp_path / "q.csv").read_text().count(",fail") == 2
 
 
-@pytest.mark.parametrize("mode", [["--robust"], ["--mode", "robust"], ["--robust", "--mode", "robust"]])
-def test_options_choose_the_networks(tmp_path, command, monkeypatch, mode):
+@pytest.mark.parametrize(
+    ("mode", "name"),
+    [
+        (["--robust"], "robust"),
+        (["--mode", "robust"], "robust"),
+        (["--robust", "--mode", "robust"], "robust"),
+        (["--robust", "--fast"], "robust-fast"),
+        (["--mode", "robust-fast"], "robust-fast"),
+    ],
+)
+def test_options_choose_the_networks(tmp_path, command, monkeypatch, mode, name):
     from synthseg.inference import segmenter
 
     asked = []
@@ -89,4 +98,4 @@ def test_options_choose_the_networks(tmp_path, command, monkeypatch, mode):
     scan = coarse_scan(tmp_path / "a.nii.gz")
     code, _ = command(scan, "-o", tmp_path, *mode, "--parc", "--qc", tmp_path / "q.csv", weights="default")
     assert code == 1
-    assert asked == [("robust", "default", {"parcels": True, "quality": True, "protocol": None})]
+    assert asked == [(name, "default", {"parcels": True, "quality": True, "protocol": None})]

@@ -30,12 +30,14 @@ def segment(
     mode: Annotated[
         str | None,
         typer.Option(
-            help="default; fast: no mirror averaging, no topology clean-up; or robust: a chain of networks for scans "
-            "that are noisy, blurred or of very low resolution; for good scans use default."
+            help="default; fast: no mirror averaging, no topology clean-up; robust: a chain of networks for scans "
+            "that are noisy, blurred or of very low resolution (for good scans use default); robust-fast: both."
         ),
     ] = None,
-    fast: Annotated[bool, typer.Option("--fast", help="The same as --mode fast.")] = False,
-    robust: Annotated[bool, typer.Option("--robust", help="The same as --mode robust.")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="Short for --mode fast.")] = False,
+    robust: Annotated[
+        bool, typer.Option("--robust", help="Short for --mode robust; with --fast, robust-fast.")
+    ] = False,
     parc: Annotated[
         bool, typer.Option("--parc", help="Divide the cortex into parcels: labels 1001-1035 left, 2001-2035 right.")
     ] = False,
@@ -138,6 +140,8 @@ def segment(
 
 def _mode(mode: str | None, flags: dict[str, bool]) -> str:
     """The one mode asked for. Raises: UsageError if --mode and its short forms say different things."""
+    if all(flags.values()):  # both short forms: the chain of networks, without averaging and clean-up
+        flags = {"robust-fast": True}
     given = [(f"--{name}", name) for name, wanted in flags.items() if wanted]
     if mode is not None:
         given.append((f"--mode {mode}", mode))
