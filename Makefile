@@ -18,10 +18,10 @@ PINS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test scores lint format clean
+.PHONY: help demo test scores scores-plus lint format clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(STAMPS)/demo  ## segment a real template brain with the shipped weights, into demo-output/
 	@$(BIN)/synthseg demo -o $(DEMO_OUTPUT)
@@ -33,6 +33,12 @@ test: $(STAMPS)/dev  ## run every test (PYTEST_ARGS="-m 'not slow'" leaves the s
 # Interrupted, it goes on where it was; other weights start afresh. Results are kept in $(SCORES_OUTPUT)/.
 scores: $(STAMPS)/dev  ## score the weights on the validation scans, into docs/scores.md (SUBSET=quick, WEIGHTS=...)
 	@$(BIN)/python -m benchmarks.scores --shared $(SHARED) --subset $(SUBSET) --weights $(WEIGHTS) --out $(SCORES_OUTPUT)
+
+# The same for the robust hierarchy and what goes with it, into the second half of the page. Networks that are missing
+# are said to be; others than the shipped: PLUS_ARGS="--weights tissues=PATH denoiser=PATH".
+PLUS_ARGS ?=
+scores-plus: $(STAMPS)/dev  ## prove the robust mode, the denoiser, quality control, parcels, ICV, into docs/scores.md
+	@$(BIN)/python -m benchmarks.plus --shared $(SHARED) --subset $(SUBSET) --out $(SCORES_OUTPUT)/plus $(PLUS_ARGS)
 
 # No cache: lint-imports' own goes stale when a module appears that an unchanged file imports.
 lint: $(STAMPS)/dev  ## style, formatting, types, and which room may import which

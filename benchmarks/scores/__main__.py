@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from benchmarks.scores.cases import SUBSETS, cases_of
+from benchmarks.scores.halves import with_first
 from benchmarks.scores.page import RunFacts, write_page
 
 from synthseg.errors import SynthsegError, UsageError
@@ -49,8 +50,9 @@ def main() -> int:
     facts = _facts(given, segmenter)
     report = given.report or (REPORT if given.subset == "full" else given.out / f"scores-{given.subset}.md")
     raw = write_scores(rows_of(results), given.out / f"{facts.weights}-{facts.sha256[:12]}-{given.subset}.csv")
+    old = report.read_text(encoding="utf-8") if report.is_file() else ""
     with atomic_file(report) as file:
-        file.write(write_page(facts, results, failures).encode())
+        file.write(with_first(old, write_page(facts, results, failures)).encode())
     minutes = (time.perf_counter() - started) / 60
     print(f"{report} ({raw} holds every number), {len(failures)} failed, {minutes:.1f} minutes")
     return 1 if failures else 0
@@ -97,9 +99,7 @@ def _facts(given: argparse.Namespace, segmenter: Segmenter) -> RunFacts:
         weights=segmenter.model.name,
         sha256=segmenter.model.sha256,
         mode=given.mode,
-        machine=f"{_processor()}, {os.cpu_count()} logical cores"
-        if segmenter.device.type == "cpu"
-        else _gpu(segmenter),
+        machine=f"{processor()}, {os.cpu_count()} logical cores" if segmenter.device.type == "cpu" else _gpu(segmenter),
         threads=given.threads,
         torch=torch.__version__,
         date=date.today().isoformat(),
@@ -108,7 +108,7 @@ def _facts(given: argparse.Namespace, segmenter: Segmenter) -> RunFacts:
     )
 
 
-def _processor() -> str:
+def processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

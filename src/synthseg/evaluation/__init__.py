@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from synthseg.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from synthseg.evaluation.agreement import group_dice, group_names
+    from synthseg.evaluation.comparison import Comparison, compare, compare_groups
     from synthseg.evaluation.conditions import (
         ConditionSummary,
         Loss,
@@ -26,14 +28,26 @@ if TYPE_CHECKING:
     from synthseg.evaluation.folders import Evaluation, Failure, evaluate_folders
     from synthseg.evaluation.mapping import LabelMapping, read_mapping
     from synthseg.evaluation.pairing import FilePair, Pairing, pair_files
+    from synthseg.evaluation.parcels import ParcelGroup, ParcelScore, read_parcel_groups, score_parcels
+    from synthseg.evaluation.prediction import (
+        CalibrationBin,
+        Prediction,
+        PredictionScore,
+        calibration,
+        confusion,
+        predictions_of,
+        score_predictions,
+    )
     from synthseg.evaluation.scoring import EvaluationConfig, PairScores, ScoreRow, evaluate_pair, score_volumes
     from synthseg.evaluation.tables import ScanSummary, StructureSummary, Summary, summarise, write_scores
     from synthseg.evaluation.yardstick import Case, CaseFailure, CaseResult, run_case, run_cases
 
 __all__ = [
+    "CalibrationBin",
     "Case",
     "CaseFailure",
     "CaseResult",
+    "Comparison",
     "ConditionSummary",
     "Evaluation",
     "EvaluationConfig",
@@ -43,21 +57,35 @@ __all__ = [
     "Loss",
     "PairScores",
     "Pairing",
+    "ParcelGroup",
+    "ParcelScore",
+    "Prediction",
+    "PredictionScore",
     "ScanSummary",
     "ScoreRow",
     "StructureSummary",
     "Summary",
     "VolumeChange",
     "VolumeRatio",
+    "calibration",
+    "compare",
+    "compare_groups",
+    "confusion",
     "evaluate_folders",
     "evaluate_pair",
+    "group_dice",
+    "group_names",
     "loss_against_plain",
     "median_percent",
     "pair_files",
+    "predictions_of",
     "read_mapping",
+    "read_parcel_groups",
     "rows_of",
     "run_case",
     "run_cases",
+    "score_parcels",
+    "score_predictions",
     "score_volumes",
     "structure_dice",
     "summarise",
@@ -70,6 +98,8 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
+        "agreement": ("group_dice", "group_names"),
+        "comparison": ("Comparison", "compare", "compare_groups"),
         "conditions": (
             "ConditionSummary",
             "Loss",
@@ -86,6 +116,16 @@ __getattr__ = lazy_names(
         "folders": ("Evaluation", "Failure", "evaluate_folders"),
         "mapping": ("LabelMapping", "read_mapping"),
         "pairing": ("FilePair", "Pairing", "pair_files"),
+        "parcels": ("ParcelGroup", "ParcelScore", "read_parcel_groups", "score_parcels"),
+        "prediction": (
+            "CalibrationBin",
+            "Prediction",
+            "PredictionScore",
+            "calibration",
+            "confusion",
+            "predictions_of",
+            "score_predictions",
+        ),
         "scoring": ("EvaluationConfig", "PairScores", "ScoreRow", "evaluate_pair", "score_volumes"),
         "tables": ("ScanSummary", "StructureSummary", "Summary", "summarise", "write_scores"),
         "yardstick": ("Case", "CaseFailure", "CaseResult", "run_case", "run_cases"),

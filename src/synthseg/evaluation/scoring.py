@@ -94,7 +94,7 @@ def score_volumes(predicted: Volume, truth: Volume, config: EvaluationConfig | N
         converted = config.mapping.apply(truth.data, truth.spacing_mm, subject=truth.subject)
         truth = replace(truth, data=converted)
     notes += _ignored(truth.data, config.ignore_value)
-    on_grid, moved = _onto_grid(predicted, truth)
+    on_grid, moved = onto_grid(predicted, truth)
     values, chosen = _choose_values(on_grid, truth.data, protocol, config, truth.subject)
     rows = _score(on_grid, truth, values, protocol, config)
     return PairScores(scan, tuple(replace(row, scan=scan) for row in rows), (*notes, *moved, *chosen))
@@ -136,8 +136,8 @@ def _ignored(truth: np.ndarray, value: int | None) -> list[str]:
     return [f"{count} voxels ({share:.2g} %) have the value {value} in the truth: not scored, in neither map"]
 
 
-def _onto_grid(ours: Volume, theirs: Volume) -> tuple[np.ndarray, list[str]]:
-    """The prediction's labels on the truth's grid, and a note when they had to be moved there."""
+def onto_grid(ours: Volume, theirs: Volume) -> tuple[np.ndarray, list[str]]:
+    """The prediction's labels on the truth's grid (nearest; 0 from outside), and a note when they had to be moved."""
     shape = theirs.shape
     if (
         ours.data.shape == shape

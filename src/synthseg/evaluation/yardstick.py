@@ -12,21 +12,25 @@ import math
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from synthseg.errors import SynthsegError
-from synthseg.evaluation.scoring import EvaluationConfig, ScoreRow, score_volumes
+from synthseg.errors import SynthsegError, VolumeError
+from synthseg.evaluation.agreement import group_dice
+from synthseg.evaluation.parcels import without_parcels
+from synthseg.evaluation.scoring import EvaluationConfig, ScoreRow, onto_grid, score_volumes
 from synthseg.files import atomic_file
 from synthseg.inference import Segmenter, Want
-from synthseg.volumes import Volume, read_volume
+from synthseg.labels import load_protocol
+from synthseg.volumes import Volume, bounding_box, read_volume
 from synthseg.volumes.degrade import PLAIN, degrade
 
 RESULT_FORMAT = 1  # counted up when a case of the same weights, mode and change would come out otherwise
 IGNORED = 255
+SCORED = "synthseg-2.0"  # the protocol of the truths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +44,8 @@ class Case:
     change: str = PLAIN  # see ``synthseg.volumes.degrade.degrade``
     ct: bool | None = None  # as in ``InferenceConfig``
     divide_by: float = 1.0  # what the file's intensities are divided by (CT stored as a multiple of HU)
+    surface: bool = True  # SD95 too, most of the time of scoring
+    margin_mm: float | None = None  # scan and truth are first cut to the labels and this much around; same grid only
 
     @property
     def name(self) -> str:
@@ -58,6 +64,8 @@ class CaseResult:
     volumes_mm3: dict[int, float]  # soft volumes by label value, as users get them
     total_mm3: float  # all structures together
     seconds: float  # of the segmentation
+    groups: dict[str, float] = field(default_factory=dict)  # true Dice by quality group of either map
+    predicted: dict[str, float] = field(default_factory=dict)  # Dice that quality control predicts, where it was asked
     kept: bool = False  # read from an earlier run
 
     @property
@@ -130,6 +138,8 @@ def run_case(case: Case, segmenter: Segmenter, *, unscored: Sequence[int] = ()) 
     scan, truth = read_volume(case.image), read_volume(case.truth, labels=True)
     if case.divide_by != 1:
         scan = replace(scan, data=scan.data / np.float32(case.divide_by))
+    if case.margin_mm is not None:
+        scan, truth = near_labels(scan, truth, case.margin_mm)
     spacing = scan.spacing_mm
     changed, moved = degrade(scan, truth, case.change, name=case.scan)
     assert moved is not None  # a truth went in
@@ -137,14 +147,18 @@ def run_case(case: Case, segmenter: Segmenter, *, unscored: Sequence[int] = ()) 
     start = time.perf_counter()
     segmentation = _with_ct(segmenter, case.ct).segment(changed, Want(space="1mm" if thicker else "native"))
     seconds = time.perf_counter() - start
+    labels = without_parcels(segmentation.labels)
+    quality = segmentation.quality
     return CaseResult(
         scan=case.scan,
         group=case.group,
         change=case.change,
-        rows=_scored(segmentation.labels, moved, case, unscored),
+        rows=_scored(labels, moved, case, unscored),
         volumes_mm3=segmentation.volumes_mm3,
         total_mm3=segmentation.total_mm3,
         seconds=seconds,
+        groups=_groups(labels, moved),
+        predicted={} if quality is None else dict(quality.scores),
     )
 
 
@@ -153,6 +167,9 @@ def settings_key(segmenter: Segmenter) -> str:
     model = segmenter.model
     card = {"field_of_view_mm": model.field_of_view_mm, "spacing_mm": model.spacing_mm, "protocol": model.protocol}
     settings = {**segmenter.config.to_dict(), "ct": None, "format": RESULT_FORMAT, **card}
+    others = {role: used.sha256 or used.name for role, used in segmenter.models.items() if used is not model}
+    if others:
+        settings["others"] = others
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     weights = model.sha256[:12] or _slug(model.name)
     return f"{weights}-{digest[:8]}"
@@ -178,17 +195,35 @@ def read_result(path: Path, case: Case) -> CaseResult | None:
     return result if (result.scan, result.group, result.change) == (case.scan, case.group, case.change) else None
 
 
+def near_labels(scan: Volume, truth: Volume, margin_mm: float) -> tuple[Volume, Volume]:
+    """Both cut to the labels' bounding box and a margin, as far as they reach. Raises: VolumeError for two grids."""
+    if scan.shape != truth.shape or not np.allclose(scan.affine, truth.affine, atol=1e-3):
+        found = f"another grid than that of {truth.subject}"
+        raise VolumeError(scan.subject, found=found, fix="give both on one grid, or no margin")
+    box = bounding_box(truth.data > 0, margin=math.ceil(margin_mm / float(scan.spacing_mm.min())))
+    affine = box.affine(scan.affine)
+    return replace(scan, data=box.crop(scan.data), affine=affine), replace(
+        truth, data=box.crop(truth.data), affine=affine
+    )
+
+
 def _with_ct(segmenter: Segmenter, ct: bool | None) -> Segmenter:
-    """The same loaded network under the case's CT setting."""
-    if segmenter.config.ct == ct:
-        return segmenter
-    return Segmenter(segmenter.model, config=replace(segmenter.config, ct=ct), device=str(segmenter.device))
+    """The same loaded networks under the case's CT setting."""
+    return segmenter if segmenter.config.ct == ct else segmenter.with_config(replace(segmenter.config, ct=ct))
 
 
 def _scored(labels: Volume, truth: Volume, case: Case, unscored: Sequence[int]) -> tuple[ScoreRow, ...]:
     left_out = {0, IGNORED, *unscored}
     values = tuple(int(value) for value in np.unique(truth.data) if int(value) not in left_out)
-    return score_volumes(labels, truth, EvaluationConfig(values=values, ignore_value=IGNORED), scan=case.scan).rows
+    config = EvaluationConfig(protocol=SCORED, values=values, ignore_value=IGNORED, surface=case.surface)
+    return score_volumes(labels, truth, config, scan=case.scan).rows
+
+
+def _groups(labels: Volume, truth: Volume) -> dict[str, float]:
+    """True Dice of the quality groups that either map has."""
+    ours, _ = onto_grid(labels, truth)
+    scores = group_dice(ours, truth.data, load_protocol(SCORED), ignore_value=IGNORED)
+    return {name: dice for name, dice in scores.items() if not math.isnan(dice)}
 
 
 def _slug(text: str) -> str:

@@ -1,4 +1,5 @@
-"""Harder versions of a scan, to measure what a network withstands: thick slices, other contrasts, turned, stripped.
+"""Harder versions of a scan, to measure what a network withstands: thick slices, other contrasts, turned, stripped,
+and the artefacts of ``synthseg.volumes.artefacts``, alone or together.
 
 Pure functions of a :class:`Volume`; :func:`degrade` calls them by name (:data:`CHANGES` lists the names). Nothing here
 is used in training: what training sees is the generative model's.
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 
 from synthseg.errors import UsageError, VolumeError
+from synthseg.volumes.artefacts import SIDES, cut, motion, rician_noise, uneven_gain
 from synthseg.volumes.orient import orientation_of
 from synthseg.volumes.resample import reslice
 from synthseg.volumes.volume import Volume
@@ -27,7 +29,7 @@ SIGMA_PER_THICKNESS = math.log(10) / math.pi  # Billot et al. 2023, Eq. 23 with 
 STRIP_MARGIN_MM = 3.0  # kept around the labels: the thin layer of CSF over the cortex, and sulci
 DARKEST = 0.1  # of the brightest tissue: no re-contrasted tissue is as dark as the background
 CHANGES = "plain, sagittal-Nmm, coronal-Nmm, axial-Nmm, inverted, monotone-N, smooth-N, stripped, rotated-x-N (y, z), "
-CHANGES += "shifted"
+CHANGES += "shifted, snr-N, bias-N, motion-N, cut-SIDE-N (percent), or several joined by +"
 
 Curve = Callable[[np.ndarray], np.ndarray]  # [0, 1] -> [0, 1]
 
@@ -38,34 +40,41 @@ def degrade(scan: Volume, truth: Volume | None, change: str, *, name: str) -> tu
     Args:
         scan: at its full resolution.
         truth: its label map in the same space, or None; ``stripped`` needs it.
-        change: ``plain`` (as it is); ``axial-5mm`` (or ``coronal``, ``sagittal``, any spacing); ``inverted``;
+        change: one of these, or several joined by ``+``, made from left to right.
+            ``plain`` (as it is); ``axial-5mm`` (or ``coronal``, ``sagittal``, any spacing); ``inverted``;
             ``monotone-N`` and ``smooth-N`` (the N-th random intensity curve, another for each ``name``); ``stripped``;
-            ``rotated-x-3`` (degrees about the axis to the right; y front, z up); ``shifted`` (half a voxel).
-        name: the subject, so that each gets its own curves.
+            ``rotated-x-3`` (degrees about the axis to the right; y front, z up); ``shifted`` (half a voxel);
+            ``snr-5`` (:func:`rician_noise`, any ratio); ``bias-N`` (the N-th :func:`uneven_gain` of ``name``);
+            ``motion-N`` (likewise :func:`motion`); ``cut-superior-30`` (:func:`cut`: side and percent).
+        name: the subject, so that each gets its own curves, noise, fields and movements.
     Returns: scan and truth. Only turning and shifting move the truth: by its affine, its voxels stay as they are.
     Raises: UsageError for an unknown change; VolumeError when the scan does not allow it.
     """
-    if change == PLAIN:
-        return scan, truth
-    slices = re.fullmatch(r"(sagittal|coronal|axial)-(\d+(?:\.\d+)?)mm", change)
-    if slices:
-        return thick_slices(scan, slices[1], float(slices[2])), truth
-    if change == "inverted":
-        return recontrast(scan, lambda level: 1 - level), truth
-    curve = re.fullmatch(r"(monotone|smooth)-(\d+)", change)
-    if curve:
-        rng = generator_of(f"{change}/{name}")
-        return recontrast(scan, draw_curve(monotone=curve[1] == "monotone", rng=rng)), truth
+    for part in change.split("+"):
+        scan, truth = _change(scan, truth, part, name)
+    return scan, truth
+
+
+def _change(scan: Volume, truth: Volume | None, change: str, name: str) -> tuple[Volume, Volume | None]:
+    """A single change."""
+    for pattern, make in _OF_THE_IMAGE:
+        found = re.fullmatch(pattern, change)
+        if found:
+            return make(scan, found, generator_of(f"{change}/{name}")), truth
     if change == "stripped":
-        if truth is None:
-            raise VolumeError(scan.subject, found="no label map to strip it with", fix="give its truth")
-        return strip(scan, truth), truth
+        return _stripped(scan, truth), truth
     turn = re.fullmatch(r"rotated-([xyz])-(\d+(?:\.\d+)?)", change)
     if turn:
         return _moved(scan, truth, rotation(scan, turn[1], float(turn[2])))
     if change == "shifted":
         return _moved(scan, truth, half_voxel_shift(scan))
     raise UsageError("change of a scan", found=repr(change), fix=f"use one of {CHANGES}")
+
+
+def _stripped(scan: Volume, truth: Volume | None) -> Volume:
+    if truth is None:
+        raise VolumeError(scan.subject, found="no label map to strip it with", fix="give its truth")
+    return strip(scan, truth)
 
 
 def thick_slices(scan: Volume, direction: str, spacing_mm: float) -> Volume:
@@ -193,3 +202,21 @@ def generator_of(key: str) -> torch.Generator:
 
 def _moved(scan: Volume, truth: Volume | None, motion: np.ndarray) -> tuple[Volume, Volume | None]:
     return move(scan, motion), None if truth is None else replace(truth, affine=motion @ truth.affine)
+
+
+# Changes that leave the truth where it is: what they are called, and what makes them of the scan, the parts of the name
+# and the random stream of change and subject.
+_NUMBER = r"(\d+(?:\.\d+)?)"
+_OF_THE_IMAGE: tuple[tuple[str, Callable[[Volume, re.Match[str], torch.Generator], Volume]], ...] = (
+    (PLAIN, lambda scan, _found, _rng: scan),
+    (rf"({'|'.join(SLICE_AXES)})-{_NUMBER}mm", lambda scan, found, _rng: thick_slices(scan, found[1], float(found[2]))),
+    ("inverted", lambda scan, _found, _rng: recontrast(scan, lambda level: 1 - level)),
+    (
+        r"(monotone|smooth)-\d+",
+        lambda scan, found, rng: recontrast(scan, draw_curve(monotone=found[1] == "monotone", rng=rng)),
+    ),
+    (rf"snr-{_NUMBER}", lambda scan, found, rng: rician_noise(scan, float(found[1]), rng=rng)),
+    (r"bias-\d+", lambda scan, _found, rng: uneven_gain(scan, rng=rng)),
+    (r"motion-\d+", lambda scan, _found, rng: motion(scan, rng=rng)),
+    (rf"cut-({'|'.join(SIDES)})-{_NUMBER}", lambda scan, found, _rng: cut(scan, found[1], float(found[2]))),
+)
