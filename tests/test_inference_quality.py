@@ -197,6 +197,20 @@ def test_quality_is_that_of_the_labels_before_any_clean_up():
     assert int(network.seen[0][0, 1].sum()) == int(np.isin(labels, VALUES[GROUP == 1]).sum())
 
 
+@pytest.mark.parametrize("soft", [True, False])
+def test_soft_inputs_are_the_posteriors_before_smoothing_as_in_training(soft):
+    seen = []
+    for sigma in (0.0, 0.5):
+        network = Means()
+        scorer = replace(quality_model(network), soft_inputs=soft)
+        config = replace(EXACT, smoothing_sigma_vox=sigma)
+        speckled = painted()
+        speckled[::3, ::3, ::3] = 0  # what smoothing takes away
+        Segmenter(structures_model(), config=config, quality=scorer).segment(scan_of(speckled))
+        seen.append(network.seen[0])
+    assert torch.equal(*seen) is soft  # the published form reads the argmax of what is smoothed (reference 6.4)
+
+
 def test_quality_and_parcels_of_the_robust_hierarchy_come_from_the_guided_network():
     network = Means()
     segmenter = Segmenter(

@@ -29,6 +29,7 @@ from synthseg.training.tasks import TASKS, make_task
 from synthseg.training.tasks.corruption import damaged_groups, damaged_guide, dilated, eroded, with_blobs
 from synthseg.training.tasks.parcels import NO_PARCEL, ParcelsTask
 from synthseg.training.tasks.quality import QualityTask, group_dice
+from synthseg.training.validation import ValidationSet
 from synthseg.weights import save_weights
 
 CPU = torch.device("cpu")
@@ -198,6 +199,19 @@ def test_the_guide_is_made_by_s1_and_d_or_from_the_truth(tmp_path: Path):
         batch = task.batch(1, [2])
         groups = task.first.groups(batch.input[:, :1]).argmax(1) if predicted else task.group_of_channel[batch.target]
         assert torch.equal(batch.input[:, 1:].argmax(1), groups)
+
+
+@pytest.mark.parametrize("kind", ["denoiser", "guided"])
+def test_validating_leaves_frozen_networks_frozen(tmp_path: Path, kind: str):
+    tissues = weights_of(tmp_path, "tissues")
+    task: Any = make_task(recipe(tmp_path, kind, task={"kind": kind, "weights": {"tissues": tissues}}), CPU)
+    image, target = torch.rand(SIDE, SIDE, SIDE, generator=rng()), torch.ones(SIDE, SIDE, SIDE, dtype=torch.uint8)
+    task.validation = ValidationSet(("scan",), (image,), (target,), 4.0)
+    network = task.build_network().train()
+    scores = task.validate(network)
+    assert 0 <= scores["dice"] <= 1
+    frozen = task.tissues if kind == "denoiser" else task.first
+    assert not any(module.training for module in frozen.modules())
 
 
 def test_a_guided_network_starts_as_the_function_it_is_started_from():

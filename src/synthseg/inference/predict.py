@@ -106,6 +106,7 @@ def smoothing_weights(sigma_vox: float) -> tuple[float, float]:
     return outer / (1 + 2 * outer), 1 / (1 + 2 * outer)
 
 
+@torch.inference_mode()
 def smooth_posteriors(posteriors: Tensor, sigma_vox: float) -> Tensor:
     """Separable 3-tap Gaussian along the last three axes of [C, X, Y, Z], zeros outside; overwrites its argument.
 

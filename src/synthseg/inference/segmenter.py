@@ -22,7 +22,13 @@ from synthseg.inference.model import Model
 from synthseg.inference.modes import mode_config
 from synthseg.inference.parcels import predict_parcels
 from synthseg.inference.postprocess import clean_posteriors
-from synthseg.inference.predict import enough_memory, pick_device, predict_posteriors, require_finite
+from synthseg.inference.predict import (
+    enough_memory,
+    pick_device,
+    predict_posteriors,
+    require_finite,
+    smooth_posteriors,
+)
 from synthseg.inference.prepare import Prepared, prepare, subject_of
 from synthseg.inference.quality import predict_quality
 from synthseg.inference.results import assemble
@@ -41,7 +47,8 @@ class Segmenter:
     Args:
         weights: instead of the mode's own: name or path of weights, or a :class:`Model` of your own, whose role says
             which network it replaces; or several of them by role. None and "default" are the mode's own.
-        mode: "default"; "fast" (no mirror averaging, no topology clean-up); "robust" (for scans of poor quality).
+        mode: "default"; "fast" (no mirror averaging, no topology clean-up); "robust" (for scans of poor quality);
+            "robust-fast" (the same networks once each, as published).
         config: all settings at once, instead of the mode's.
         parcels: divide the cerebral cortex into parcels: True, or weights of role "parcels".
         quality: predict how good the result is: True, or weights of role "quality".
@@ -142,12 +149,21 @@ class Segmenter:
         image = prepared.image.to(self.device)
         inputs = self._inputs(image, groups, subject, timings)
         with _timed(timings, "predict"):
-            posteriors = predict_posteriors(self.model.network, inputs, channels.partners, config)
+            unsmoothed = replace(config, smoothing_sigma_vox=0)
+            posteriors = predict_posteriors(self.model.network, inputs, channels.partners, unsmoothed)
             require_finite(posteriors, self.model.name, subject)
             del inputs, groups
-        if "quality" in self.models:
+        # Soft inputs are read as the network gives them, which is what training shows: smoothing makes every border
+        # look doubtful. The published form reads the argmax of what is smoothed (reference 6.4).
+        scorer = self.models.get("quality")
+        if scorer is not None and scorer.soft_inputs:
             with _timed(timings, "quality"):
-                quality = predict_quality(self.models["quality"], posteriors, channels, config, subject=subject)
+                quality = predict_quality(scorer, posteriors, channels, config, subject=subject)
+        with _timed(timings, "smooth"):
+            posteriors = smooth_posteriors(posteriors, config.smoothing_sigma_vox)
+        if scorer is not None and not scorer.soft_inputs:
+            with _timed(timings, "quality"):
+                quality = predict_quality(scorer, posteriors, channels, config, subject=subject)
         if "parcels" in self.models:
             with _timed(timings, "parcels"):
                 parcels = predict_parcels(

@@ -111,7 +111,7 @@ class DenoiserTask(TissuesTask):
         """Dice of the groups after S1 and D on the real scans of the recipe."""
         if self.validation is None:
             return {}
-        whole = GroupsFirst(self.tissues, network)
+        whole = GroupsFirst(self.tissues, network).eval()  # as it comes back: S1 must never be set to training
         return validate(whole, self.validation, self.device, self.recipe.network.multiple)
 
     def card(self, facts: dict[str, object]) -> dict[str, object]:
@@ -154,7 +154,7 @@ class GuidedTask(SegmentationTask):
         """Mean Dice of the whole hierarchy on the real scans of the recipe; nothing without S1."""
         if self.validation is None or self.first is None:
             return {}
-        whole = GroupsFirst(self.first.tissues, self.first.denoiser, network)
+        whole = GroupsFirst(self.first.tissues, self.first.denoiser, network).eval()
         return validate(whole, self.validation, self.device, self.recipe.network.multiple)
 
     def card(self, facts: dict[str, object]) -> dict[str, object]:
