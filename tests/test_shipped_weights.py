@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from synthseg.evaluation import EvaluationConfig, evaluate_pair, summarise
 from synthseg.inference import Outputs, Segmenter, load_model, plan_jobs, run_batch
+from synthseg.labels import load_protocol
+from synthseg.volumes import read_volume
 from synthseg.weights import store, verify_weights
 
 SCAN = "oasis_1110"
@@ -44,6 +47,33 @@ def test_the_shipped_weights_find_the_structures_of_a_real_scan(name: str, tmp_p
     scores = evaluate_pair(jobs[0].files["labels"], folder / f"{SCAN}_aseg.nii.gz", config)
     assert summarise(scores.rows).dice > DICE_FLOOR[name], [(row.structure, round(row.dice, 3)) for row in scores.rows]
     assert 30 <= len(scores.rows) <= 32
+
+
+@pytest.mark.slow
+def test_robust_parcels_and_quality_of_a_real_scan_in_one_pass(shared: Path) -> None:
+    folder = shared / "data" / "validation" / "oasis"
+    segmenter = Segmenter(mode="robust-fast", parcels=True, quality=True, device="cpu")
+    result = segmenter.segment(folder / f"{SCAN}_t1.nii.gz")
+    labels = result.labels.data
+    parcels = set(np.unique(labels).tolist()) & set(load_protocol("desikan-killiany").values.tolist()) - {0}
+    assert len(parcels) == 68
+    assert not np.isin(labels, (3, 42)).any()  # every voxel of the cortex has a parcel
+    for whole, first in ((3, 1001), (42, 2001)):
+        of_side = sum(volume for value, volume in result.volumes_mm3.items() if first <= value < first + 36)
+        assert of_side == pytest.approx(result.volumes_mm3[whole], rel=1e-4)
+    assert result.quality is not None
+    truth = read_volume(folder / f"{SCAN}_aseg.nii.gz", labels=True)
+    groups = segmenter.quality_groups
+    for name in ("general white matter", "general grey matter", "cerebellum", "thalamus"):
+        members = [
+            label.value for label in load_protocol("synthseg-2.0").labels if label.quality == 1 + groups.index(name)
+        ]
+        members += list(parcels) if 3 in members else []
+        scored = truth.data != 255
+        ours, theirs = np.isin(labels, members)[scored], np.isin(truth.data, members)[scored]
+        found = 2 * (ours & theirs).sum() / (ours.sum() + theirs.sum())
+        assert found > 0.6
+        assert abs(found - result.quality.scores[name]) < 0.25  # predicted without a truth
 
 
 @pytest.mark.slow

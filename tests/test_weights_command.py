@@ -34,7 +34,7 @@ def test_list_shows_each_file_and_what_is_wrong_with_it(folder: Path) -> None:
     (folder / "cut.safetensors").write_bytes(b"short")
     result = CliRunner().invoke(weights_app, ["list"])
     assert result.exit_code == 0
-    for text in ("tiny", "synthseg-2.0", "2 mm", "12,000", "not stated", "cut", "unusable: 5 bytes that are not"):
+    for text in ("tiny", "structures", "synthseg-2.0", "12,000", "cut", "unusable: 5 bytes that are not"):
         assert text in result.output
 
 

@@ -13,27 +13,28 @@ if TYPE_CHECKING:
 
 weights_app = typer.Typer(help="List, describe and verify weights.", no_args_is_help=True)
 
+LISTED = ("name", "role", "labels", "mm", "steps", "MB", "from")  # the licence is in `show`
 _NOT_STATED = "not stated"
 
 
 @weights_app.command("list")
 def list_command() -> None:
     """List the weights that a name leads to: those of the folder $SYNTHSEG_WEIGHTS_DIR, then the shipped ones."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from synthseg.weights.store import list_weights
 
     entries = list_weights()
-    table = Table("name", "role", "labels", "spacing", "steps", "size", "licence", "from")
+    table = Table(*(Column(key, no_wrap=key != "labels") for key in LISTED), box=None, padding=(0, 1, 0, 0))
     for entry in entries:
         name = f"{entry.name} ({entry.alias})" if entry.alias else entry.name
-        size = f"{entry.path.stat().st_size / 1e6:.1f} MB"
+        size = f"{entry.path.stat().st_size / 1e6:.1f}"
         if entry.card is None:
-            table.add_row(name, "", f"[red]unusable: {entry.problem}[/red]", "", "", size, "", entry.source)
+            table.add_row(name, "", f"[red]unusable: {entry.problem}[/red]", "", "", size, entry.source)
             continue
         card = entry.card
-        facts = (card["protocol"]["name"], f"{card['spacing_mm']:g} mm", _number(card.get("steps")))
-        table.add_row(name, entry.role, *facts, size, str(card.get("licence") or _NOT_STATED), entry.source)
+        facts = (card["protocol"]["name"], f"{card['spacing_mm']:g}", _number(card.get("steps")))
+        table.add_row(name, entry.role, *facts, size, entry.source)
     console = _console()
     if entries:
         console.print(table)
