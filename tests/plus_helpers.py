@@ -9,14 +9,22 @@ from torch.nn import functional
 
 import inference_helpers  # noqa: F401  (sets torch to one thread)
 from synthseg.inference import InferenceConfig, Model
+from synthseg.inference.modes import ADD_ONS, add_on_weights, find_mode
 from synthseg.labels import load_protocol
 from synthseg.networks import UNet, UNetConfig
 from synthseg.volumes import Volume
+from synthseg.weights.store import ALIASES
 
 STRUCTURES = load_protocol("synthseg-2.0")
 GROUPS = load_protocol("tissue-groups")
 PARCELS = load_protocol("desikan-killiany")
 QUALITY = load_protocol("quality-groups")
+# The weights of every role, as modes.toml names them; "default" is their name itself.
+SHIPPED = {
+    "structures": ALIASES[find_mode("default").weights.by_role()["structures"]],
+    **find_mode("robust").weights.by_role(),
+    **{role: add_on_weights(role) for role in ADD_ONS},
+}
 VALUES = STRUCTURES.target_values
 TOP = len(VALUES) - 1  # the channel whose intensity is 1
 # Intensities as they are: channel / 32. Nothing is smoothed or cleaned, so that the answer is known voxel by voxel.

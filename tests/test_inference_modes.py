@@ -14,6 +14,7 @@ from plus_helpers import (
     GROUPS,
     PARCELS,
     QUALITY,
+    SHIPPED,
     STRUCTURES,
     Means,
     Reader,
@@ -27,9 +28,9 @@ from synthseg.errors import ConfigError, UsageError, WeightsError
 from synthseg.inference import MODES, InferenceConfig, Model, Segmenter, load_model
 from synthseg.inference.bundle import gather, main_of, multiple_of, structures_of
 from synthseg.inference.modes import find_mode, mode_config, modes_from_tables
-from synthseg.labels import LabelProtocol
+from synthseg.labels import LabelProtocol, load_protocol
 from synthseg.networks import Encoder, EncoderConfig
-from synthseg.weights import NAMES_BY_ROLE, make_card, save_weights
+from synthseg.weights import make_card, save_weights
 
 DEFAULT = InferenceConfig()
 
@@ -63,12 +64,13 @@ def test_modes_are_configs_and_unknown_ones_are_refused():
         mode_config("robus")
 
 
-def test_the_modes_name_the_shipped_weights_of_every_role():
+def test_the_modes_name_weights_by_the_role_they_play():
     named = find_mode("robust").weights.by_role()
-    assert named == {role: NAMES_BY_ROLE[role] for role in ("tissues", "denoiser", "guided")}
+    assert named == {role: f"synthseg-2mm-{role}" for role in ("tissues", "denoiser", "guided")}
+    assert find_mode("robust-fast").weights.by_role() == named
     _, add_ons = modes_from_tables(tables())
-    assert {role: mode.weights.by_role()[role] for role, mode in add_ons.items()} == {
-        role: NAMES_BY_ROLE[role] for role in ("parcels", "quality")
+    assert {name: mode.weights.by_role() for name, mode in add_ons.items()} == {
+        role: {role: f"synthseg-2mm-{role}"} for role in ("parcels", "quality")
     }
 
 
@@ -169,19 +171,23 @@ def test_weights_of_a_role_the_mode_has_no_use_for_are_refused_naming_those_that
 def test_one_file_replaces_one_network_of_the_hierarchy(tmp_path, monkeypatch):
     shipped = {"tissues": (1, GROUPS), "denoiser": (5, GROUPS), "guided": (6, STRUCTURES)}
     for role, (inputs, protocol) in shipped.items():
-        save_role(tmp_path / f"{NAMES_BY_ROLE[role]}.safetensors", role, inputs, protocol)
+        save_role(tmp_path / f"{SHIPPED[role]}.safetensors", role, inputs, protocol)
     monkeypatch.setenv("SYNTHSEG_WEIGHTS_DIR", str(tmp_path))
     own = save_role(tmp_path / "own.safetensors", "guided", 6, STRUCTURES)
     models = Segmenter(own, "robust").models
-    assert [model.name for model in models.values()] == [NAMES_BY_ROLE["tissues"], NAMES_BY_ROLE["denoiser"], "own"]
+    assert [model.name for model in models.values()] == [SHIPPED["tissues"], SHIPPED["denoiser"], "own"]
     for default in (None, "default"):
-        assert [m.name for m in gather("robust", default).values()] == [NAMES_BY_ROLE[role] for role in shipped]
+        assert [m.name for m in gather("robust", default).values()] == [SHIPPED[role] for role in shipped]
 
 
-def test_weights_of_another_protocol_than_counted_on_are_refused():
+def test_weights_of_another_protocol_than_counted_on_are_refused(tmp_path):
     assert gather("default", structures_model(), protocol="synthseg-2.0")
     with pytest.raises(WeightsError, match=r"another protocol: 'synthseg-2\.0', not 'synthseg-1\.0' as asked for"):
         Segmenter(structures_model(), protocol="synthseg-1.0")
+    feta = load_protocol("feta")
+    (tmp_path / "synthseg-2.0.tsv").write_text(LabelProtocol("synthseg-2.0", "", feta.labels).to_table())
+    with pytest.raises(WeightsError, match=r"another protocol: 'synthseg-2\.0' with other label values than asked for"):
+        gather("default", structures_model(), protocol=tmp_path / "synthseg-2.0.tsv")
 
 
 def test_the_working_grid_suits_every_unet_and_voxel_sizes_must_agree():

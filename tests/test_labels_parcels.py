@@ -7,6 +7,7 @@ import sys
 from importlib import resources
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
-from synthseg.errors import LabelError, ShapeError
+from synthseg.errors import LabelError, ShapeError, UsageError
 from synthseg.labels import LabelProtocol, load_protocol
 from synthseg.volumes import Volume, read_volume, write_volume
 
@@ -242,6 +243,53 @@ def test_two_banks_of_a_sulcus_are_told_apart_by_the_way_they_face() -> None:
     vote = fuse.Vote("left", [front, back])
     misplaced = front.places - [0, 2.0, 0, 0, 0, 0]  # registered a sulcus too far: it lies on the other bank now
     assert (vote(misplaced) == 1024).mean() > 0.95
+
+
+def test_what_is_kept_of_an_atlas_is_used_for_these_two_files_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    atlases, register = recipe("atlases"), recipe("register")
+    made: list[tuple[str, str]] = []
+
+    def by_hand(brain: Any, template: Any) -> Any:
+        made.append((brain.name, template.name))
+        affine = np.c_[np.eye(3), [1.0, 0, 0]]
+        return register.Correspondence(affine, np.zeros((2, 2, 2, 3), np.float32), np.full(3, -40.0), np.full(3, 80.0))
+
+    monkeypatch.setattr(atlases, "register", by_hand)
+    (tmp_path / "a").mkdir()
+    template, atlas = shell_map(tmp_path, white_matter=True), shell_map(tmp_path / "a", white_matter=False)
+    link = (atlas.name, template.name)
+    _, first = atlases.read_atlases(template, [atlas], tmp_path / "work", 50)
+    _, again = atlases.read_atlases(template, [atlas], tmp_path / "work", 50)
+    assert made == [link]
+    for one, other in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one.points["left"].places, other.points["left"].places)
+    changed = read_volume(atlas, labels=True)
+    write_volume(Volume(np.where(changed.data == 1028, 1024, changed.data), changed.affine), atlas)
+    _, (_, later) = atlases.read_atlases(template, [atlas], tmp_path / "work", 50)
+    assert made == [link, link]
+    assert 1024 in later.points["left"].parcels
+    assert 1024 not in first[1].points["left"].parcels
+    changed = read_volume(template, labels=True)
+    write_volume(Volume(np.where(changed.data == 10, 11, changed.data), changed.affine), template)
+    atlases.read_atlases(template, [atlas], tmp_path / "work", 50)
+    assert made == [link, link, link]
+
+
+def test_two_files_of_one_name_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for folder in ("one", "two", "maps"):
+        (tmp_path / folder).mkdir()
+    template = shell_map(tmp_path, white_matter=True)
+    one, two = (shell_map(tmp_path / folder, white_matter=False) for folder in ("one", "two"))
+    with pytest.raises(UsageError, match=r"two.shell0\.nii\.gz: found the name of another file, .*one.shell0\.nii\.gz"):
+        recipe("atlases").read_atlases(template, [one, two], tmp_path / "work")
+    shell_map(tmp_path / "maps", white_matter=False)
+    arguments = [tmp_path / "maps", template, one, "-o", tmp_path / "out", "--work", tmp_path / "work"]
+    assert recipe("propagate").main([str(argument) for argument in arguments]) == 2
+    assert "shell0.nii.gz: found the name of another file" in capsys.readouterr().err
+    with pytest.raises(UsageError, match=r"gone\.nii: found no such file"):
+        recipe("atlases").read_atlases(template, [tmp_path / "gone.nii"], tmp_path / "work", 50)
 
 
 def test_landmarks_recover_the_affine_that_moved_them() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 
+from plus_helpers import SHIPPED
 from synthseg.errors import ConfigError, TrainingError, UsageError
 from synthseg.generation.bank import LabelBank
 from synthseg.labels.protocol import load_protocol
@@ -26,7 +28,7 @@ from synthseg.training import Chain, ChainResult, Recipe, RunOptions, load_train
 from synthseg.training.__main__ import main
 from synthseg.training.signals import StopOnSignal
 from synthseg.training.tasks.groups import TissuesTask
-from synthseg.weights import NAMES_BY_ROLE, ROLES, build_network, load_weights, protocol_of, role_of, verify_weights
+from synthseg.weights import ROLES, build_network, load_weights, protocol_of, role_of, verify_weights
 from training_helpers import assert_same_bits
 
 torch.set_num_threads(1)
@@ -379,6 +381,62 @@ def test_a_stage_trained_again_to_the_same_bits_disturbs_nobody(copy: Path) -> N
     assert run(copy / "toy.toml", copy / "whole", resume=True).finished
 
 
+def test_a_stage_is_not_passed_over_when_the_chain_makes_it_from_other_weights(copy: Path) -> None:
+    chain, out = copy / "toy.toml", copy / "whole"
+
+    def refused(stage: str, message: str) -> None:
+        with pytest.raises(
+            TrainingError, match=rf"whole/{stage}: found training begun {message}.*remove .*/{stage} to"
+        ):
+            run(chain, out, resume=True)
+
+    edit(chain, 'init = "stage:structures"', "")  # of the tissues
+    refused("tissues", r"with weights for toy.toml: stages.tissues.init, which now names none")
+    shutil.copy(weights_of(out, "parcels"), copy / "other.safetensors")
+    edit(chain, 'name = "tissues"', 'name = "tissues"\ninit = "./other.safetensors"')
+    refused("tissues", r"with other weights of '.*other.safetensors' than there are now")
+    edit(chain, "./other.safetensors", "stage:structures")
+    edit(chain, "changes = {", 'init = "stage:structures"\nchanges = {')
+    refused("parcels", r"without weights for toy.toml: stages.parcels.init, which now names stage structures")
+    edit(chain, 'init = "stage:structures"\nchanges = {', "changes = {")
+    edit(chain, ', tissues = "stage:tissues", guided = "stage:guided" }', " }")
+    refused("quality", r"with weights for quality.toml: task.weights.tissues, which now names none")
+    edit(chain, 'structures = "stage:structures" }', 'tissues = "stage:tissues", guided = "stage:guided" }')
+    refused("quality", r"with weights for quality.toml: task.weights.structures, which now names none")
+
+
+def test_weights_from_elsewhere_may_move_but_not_be_replaced_under_their_name(copy: Path) -> None:
+    chain, out, own = copy / "toy.toml", copy / "whole", copy / "own.safetensors"
+    shutil.copy(weights_of(out, "structures"), own)
+    edit(chain, 'init = "stage:structures"', 'init = "./own.safetensors"')
+    edit(chain, 'structures = "stage:structures"', 'structures = "./own.safetensors"')
+    assert run(chain, out, resume=True).finished  # the same bits
+    shutil.rmtree(out / "structures")
+    edit(copy / "parts" / "structures.toml", "seed = 0", "seed = 8")
+    edit(chain, 'init = "stage:structures"', 'init = "./own.safetensors"')  # of the guided
+    assert run(chain, out, resume=True).finished  # none is made from that stage any more
+    shutil.copy(weights_of(out, "structures"), own)
+    with pytest.raises(TrainingError, match=r"tissues: found training begun with other weights of '.*own.safetensors'"):
+        run(chain, out, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"weights": {"tissues": "0"}}, "a record of an earlier release, which does not list all weights"),
+        ({"inputs": 3}, "a damaged record"),
+        ([], "a damaged record"),
+    ],
+)
+def test_a_record_that_does_not_say_what_a_stage_began_with_is_told(copy: Path, record: object, message: str) -> None:
+    path = copy / "whole" / "denoiser" / "stage.json"
+    path.write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(TrainingError, match=rf"stage.json: found {message}.*Fix: remove .*denoiser to train .* or rem"):
+        run(copy / "toy.toml", copy / "whole", resume=True)
+    path.unlink()
+    assert run(copy / "toy.toml", copy / "whole", resume=True).finished
+
+
 def test_a_folder_in_use_and_weights_for_all_are_refused(yard: Path, whole: Path) -> None:
     with pytest.raises(TrainingError, match=r"checkpoints of an earlier run in structures, tissues, .*--resume"):
         run(yard / "toy.toml", whole)
@@ -492,7 +550,7 @@ def test_the_shipped_chain_trains_the_five_networks_of_synthseg_plus() -> None:
     assert isinstance(chain, Chain)
     assert {stage.name: stage.recipe.task.kind for stage in chain.stages} == {r: r for r in ROLES[1:]}
     for stage in chain.stages:
-        assert stage.recipe.output.name == NAMES_BY_ROLE[stage.name]
+        assert stage.recipe.output.name == SHIPPED[stage.name]
         roles = {
             "denoiser": ["tissues"],
             "guided": ["tissues", "denoiser"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import nn
 from synthseg.errors import ConfigError
 from synthseg.generation.bank import LabelBank
 from synthseg.generation.config import GridPrior
-from synthseg.labels import load_protocol
+from synthseg.labels import LabelProtocol, load_protocol
 from synthseg.metrics import dice
 from synthseg.networks import UNet, UNetConfig
 from synthseg.networks.hierarchy import GroupsFirst, one_hot, one_hot_argmax
@@ -27,6 +28,7 @@ from synthseg.training.task import Batch
 from synthseg.training.task_config import DamagePrior
 from synthseg.training.tasks import TASKS, make_task
 from synthseg.training.tasks.corruption import damaged_groups, damaged_guide, dilated, eroded, with_blobs
+from synthseg.training.tasks.groups import column_of_channels
 from synthseg.training.tasks.parcels import NO_PARCEL, ParcelsTask
 from synthseg.training.tasks.quality import QualityTask, group_dice
 from synthseg.training.validation import ValidationSet
@@ -199,6 +201,31 @@ def test_the_guide_is_made_by_s1_and_d_or_from_the_truth(tmp_path: Path):
         batch = task.batch(1, [2])
         groups = task.first.groups(batch.input[:, :1]).argmax(1) if predicted else task.group_of_channel[batch.target]
         assert torch.equal(batch.input[:, 1:].argmax(1), groups)
+
+
+def test_labels_of_one_target_are_of_one_group_unless_they_have_no_target():
+    given = load_protocol("freesurfer-dk")  # its labels without a target are of two tissue groups
+    column = column_of_channels(given, given.tissue_groups, "tissue")
+    of_value = {label.value: label.tissue for label in given.labels}
+    assert column.tolist() == [of_value[value] for value in given.target_values.tolist()]
+    plexus = next(row for row, label in enumerate(given.labels) if label.value == 31)  # a part of the ventricle, 4
+    labels = list(given.labels)
+    labels[plexus] = replace(labels[plexus], tissue=1)
+    odd = LabelProtocol("odd", "", tuple(labels))
+    message = r"protocol odd: found the target 4 in tissue group 3, but 31 in others\. Fix: give all labels of the targ"
+    with pytest.raises(ConfigError, match=message):
+        column_of_channels(odd, odd.tissue_groups, "tissue")
+    assert column_of_channels(odd, odd.quality_groups, "quality").max() == 8
+
+
+def test_a_target_without_a_row_is_told():
+    labels = tuple(
+        replace(label, target={4: 9004, 43: 9043}.get(label.target, label.target))
+        for label in load_protocol("synthseg-2.0").labels
+    )
+    odd = LabelProtocol("odd", "", labels)
+    with pytest.raises(ConfigError, match=r"protocol odd: found the target 9004 without a row.*its tissue group"):
+        column_of_channels(odd, odd.tissue_groups, "tissue")
 
 
 @pytest.mark.parametrize("kind", ["denoiser", "guided"])

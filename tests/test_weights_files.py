@@ -25,7 +25,7 @@ from synthseg.networks import UNet, UNetConfig
 from synthseg.weights import store
 from synthseg.weights.card import METADATA_CARD, METADATA_CARD_HASH, make_card, read_card
 from synthseg.weights.files import hash_tensors, load_weights, save_weights
-from synthseg.weights.network import build_network, protocol_of, require_protocol, verify_weights
+from synthseg.weights.network import build_network, protocol_of, verify_weights
 from synthseg.weights.store import find_weights, list_weights
 
 SMALL = UNetConfig(out_channels=33, features=2, levels=2, convs_per_level=1)
@@ -299,7 +299,7 @@ def test_unknown_names_and_missing_files_are_told_with_the_known_names(
     monkeypatch.delenv("SYNTHSEG_WEIGHTS_DIR", raising=False)
     with pytest.raises(WeightsError, match=r"weights 'nothing': found no weights of that name.*none is installed"):
         load_weights("nothing")
-    with pytest.raises(WeightsError, match=rf"weights '{store.DEFAULT_NAME}' \(what 'default' stands for\)"):
+    with pytest.raises(WeightsError, match=rf"weights '{store.ALIASES['default']}' \(what 'default' stands for\)"):
         load_weights("default")
     monkeypatch.setenv("SYNTHSEG_WEIGHTS_DIR", str(saved.parent))
     with pytest.raises(WeightsError, match=r"weights 'nothing'.*known names \(tiny\)"):
@@ -376,18 +376,6 @@ def test_a_protocol_that_does_not_fit_the_channels_is_told(saved: Path) -> None:
     rewrite_card(saved, {"protocol": {**table, "rows": [{"value": 0}]}})
     with pytest.raises(WeightsError, match="a card whose label table is invalid"):
         protocol_of(load_weights(saved))
-
-
-def test_weights_of_another_protocol_are_refused(saved: Path) -> None:
-    weights = load_weights(saved)
-    assert require_protocol(weights, "synthseg-2.0").name == "synthseg-2.0"
-    assert require_protocol(weights, load_protocol("synthseg-2.0")).name == "synthseg-2.0"
-    with pytest.raises(WeightsError, match=r"weights of another protocol: 'synthseg-2\.0', not 'feta'"):
-        require_protocol(weights, load_protocol("feta"))
-    feta = load_protocol("feta")
-    namesake = type(feta)("synthseg-2.0", "", feta.labels)
-    with pytest.raises(WeightsError, match=r"weights of another protocol: 'synthseg-2\.0' with other label values"):
-        require_protocol(weights, namesake)
 
 
 def test_verification_tells_what_it_checked(saved: Path) -> None:

@@ -9,12 +9,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from plus_helpers import SHIPPED
 from synthseg.cli.weights import weights_app
 from synthseg.errors import WeightsError
 from synthseg.labels import load_protocol
 from synthseg.networks import Encoder, EncoderConfig, UNet, UNetConfig
 from synthseg.weights import (
-    NAMES_BY_ROLE,
     ROLES,
     build_network,
     list_weights,
@@ -129,9 +129,9 @@ def test_list_and_show_say_the_role(folder: Path) -> None:
 
 
 def test_every_role_has_a_shipped_name_and_a_missing_file_is_told_like_any_other(folder: Path) -> None:
-    assert list(NAMES_BY_ROLE) == list(ROLES)
-    assert NAMES_BY_ROLE["structures"] == store.ALIASES["default"]
+    assert list(SHIPPED) == list(ROLES)
+    assert SHIPPED["structures"] == store.ALIASES["default"]
     save_encoder(folder)
-    for name in NAMES_BY_ROLE.values():
+    for name in SHIPPED.values():
         with pytest.raises(WeightsError, match=rf"weights '{name}': found no weights of that name.*\(quality\)"):
             load_weights(name)

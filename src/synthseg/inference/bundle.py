@@ -120,6 +120,10 @@ def _check_parcels(parcels: Model, main: Model) -> None:
     if sideless or shared:
         what = f"parcels without a side: {', '.join(sideless)}" if sideless else f"parcels numbered {sorted(shared)}"
         raise _misfit(parcels, what, "use a protocol with left and right parcels and values of their own")
+    bare = [side for side in CORTEX_VALUES if all(s.side != side for s in parcels.channels.structures[1:])]
+    if bare:
+        found = f"no {' and no '.join(bare)} parcels ({parcels.protocol})"
+        raise _misfit(parcels, found, "use a protocol with left and right parcels")
 
 
 def _check_quality(quality: Model, main: Model) -> None:
@@ -140,9 +144,12 @@ def _of_role(given: AnyWeights, role: str) -> Model:
 
 
 def _require_protocol(model: Model, protocol: str | Path) -> None:
+    """The protocol asked for must be the network's, by name and by its label values, channel by channel."""
     expected = load_protocol(protocol)
-    if model.protocol != expected.name or not np.array_equal(model.channels.values, expected.target_values):
-        found = f"weights of another protocol: {model.protocol!r}, not {expected.name!r} as asked for"
+    namesake = model.protocol == expected.name
+    if not namesake or not np.array_equal(model.channels.values, expected.target_values):
+        other = "with other label values than" if namesake else f"not {expected.name!r} as"
+        found = f"weights of another protocol: {model.protocol!r}{'' if namesake else ','} {other} asked for"
         fix = f"choose weights of {expected.name!r} (`synthseg weights list` shows each file's protocol)"
         raise _misfit(model, found, fix)
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from synthseg.errors import WeightsError
 from synthseg.inference.structures import Channels, channels_of
-from synthseg.labels import LabelProtocol, load_protocol
+from synthseg.labels import LabelProtocol
 
 # What each role's network is given (reference 4.2), as messages say it.
 INPUTS = {
@@ -89,20 +89,16 @@ class Model:
         return model
 
 
-def load_model(weights: str | Path, *, protocol: str | Path | None = None, role: str | None = "structures") -> Model:
+def load_model(weights: str | Path, *, role: str | None = "structures") -> Model:
     """Load weights by name or path.
 
     Args:
-        protocol: the label protocol the caller counts on (a name or a .tsv); None takes the weights' own.
         role: what the network must be for; None takes any.
-    Raises: WeightsError if they are missing, damaged, of another protocol or role, or with other inputs than their role
-        has.
+    Raises: WeightsError if they are missing, damaged, of another role, or with other inputs than their role has.
     """
-    from synthseg.weights import build_network, load_weights, protocol_of, require_protocol, role_of
+    from synthseg.weights import build_network, load_weights, protocol_of, role_of
 
     loaded = load_weights(weights)
-    if protocol is not None:
-        require_protocol(loaded, load_protocol(protocol))
     subject = loaded.path or f"weights {loaded.name}"
     card: dict[str, Any] = loaded.card
     if role is not None:

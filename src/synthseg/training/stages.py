@@ -1,7 +1,7 @@
 """Running a chain: stage after stage, each a run of its own folder, resumable anywhere.
 
 A stage is finished when its newest checkpoint has reached the recipe's steps and its weights file is of that step.
-Finished stages are passed over; a stage that began with weights which have changed since is refused.
+Finished stages are passed over; a stage that began with other weights than the chain now gives it is refused.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from synthseg.configs import config_to_dict
 from synthseg.errors import ConfigError, TrainingError, UsageError, WeightsError
 from synthseg.files import atomic_file
 from synthseg.training.chain import COLLECTED, Chain, Stage, place_of, require_files, with_weights
@@ -26,10 +27,13 @@ from synthseg.training.options import RunOptions
 from synthseg.training.recipe import Recipe
 from synthseg.training.resume import changed_keys
 from synthseg.training.signals import StopOnSignal
+from synthseg.training.tasks.frozen import resolve
 from synthseg.weights.card import read_card
+from synthseg.weights.store import find_weights
 
-_RECORD = "stage.json"  # in a stage's folder: hashes of the earlier stages' weights it began with
-_MAY_CHANGE = ("output.", "task.weights.")  # after a stage has finished: logs and checkpoints; where inputs lie
+_RECORD = "stage.json"  # in a stage's folder: {"inputs": hashes of all weights it began with, by "init" or role}
+# After a stage has finished: logs and checkpoints; where inputs lie, since _RECORD says what they are.
+_MAY_CHANGE = ("output.", "task.weights.")
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,9 @@ def train_chain(chain: Chain, options: RunOptions) -> ChainResult:
     the folder ``weights`` there, which SYNTHSEG_WEIGHTS_DIR can name.
 
     Raises: UsageError for ``options.init``; TrainingError for a folder in use without ``resume``, and for a stage begun
-        with weights that have changed; ConfigError for a recipe that has changed since its stage finished, and for a
-        bank or weights that a later stage would miss; all errors of :func:`synthseg.training.loop.train`.
+        with other weights (to start from, or for its inputs) than it has now; ConfigError for a recipe that has changed
+        since its stage finished, and for a bank or weights that a later stage would miss; all errors of
+        :func:`synthseg.training.loop.train`.
     """
     if options.init is not None:
         fix = f"leave it out: the stages of {chain.path.name} name theirs with the key init"
@@ -134,28 +139,41 @@ class _Sitting:
         return step if written == step else None
 
     def _check_inputs(self, stage: Stage) -> None:
-        """The weights of earlier stages must be those the stage began with; at its beginning they are written down."""
+        """All weights that make a stage must be those it began with; at its beginning they are written down.
+
+        Raises: TrainingError for weights that have changed, come or gone since, and for a record that cannot be read.
+        """
         folder = self.options.out / stage.name
-        now = {key: self.shas[name] for key, name in stage.needs.items()}
+        named = _named(stage)
+        now = {key: self._sha(stage, key, text) for key, text in named.items()}
         record = folder / _RECORD
         if not list_checkpoints(folder):
             if self.world.leads:
                 with atomic_file(record) as file:
-                    file.write(json.dumps({"weights": now}, indent=1).encode())
+                    file.write(json.dumps({"inputs": now}, indent=1).encode())
             return
-        try:
-            before = json.loads(record.read_text(encoding="utf-8"))["weights"]
-        except FileNotFoundError:  # trained by itself, not by a chain
+        if not record.exists():  # trained by itself, not by a chain
             self._say(f"stage {stage.name} was begun outside this chain: what its inputs came from is not checked")
             return
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            fix = f"remove {record}: the stage's inputs are not checked then"
-            raise TrainingError(record, found=f"a damaged record ({error})", fix=fix) from error
-        for key, sha in now.items():
-            if before.get(key, sha) != sha:
-                found = f"training begun with other weights of stage {stage.needs[key]} than there are now"
-                fix = f"remove {folder} to train the stage again, or bring the weights of {stage.needs[key]} back"
-                raise TrainingError(folder, found=found, fix=fix)
+        before = _read_record(record, folder)
+        for key in dict.fromkeys([*before, *now]):
+            if before.get(key) == now.get(key):
+                continue
+            place = place_of(self.chain, stage, key if key == "init" else f"task.weights.{key}")
+            what = f"stage {stage.needs[key]}" if key in stage.needs else repr(named.get(key))
+            if key not in now:
+                found, fix = f"training begun with weights for {place}, which now names none", "name them again"
+            elif key not in before:
+                found, fix = f"training begun without weights for {place}, which now names {what}", "leave them out"
+            else:
+                found, fix = f"training begun with other weights of {what} than there are now", "bring those back"
+            raise TrainingError(folder, found=found, fix=f"remove {folder} to train the stage again, or {fix}")
+
+    def _sha(self, stage: Stage, key: str, text: str) -> str:
+        """The hash of the weights behind a key: an earlier stage's, or those of a name or path."""
+        if key in stage.needs:
+            return self.shas[stage.needs[key]]
+        return str(read_card(find_weights(resolve(stage.recipe, text)))["sha256"])
 
     def _collect(self, stage: Stage, recipe: Recipe) -> None:
         """Take note of a finished stage's weights, and copy them beside the others."""
@@ -178,6 +196,25 @@ class _Sitting:
     def _say(self, text: str) -> None:
         if self.world.leads:
             print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def _named(stage: Stage) -> dict[str, str]:
+    """All weights that make a stage, as its files name them, by "init" or role."""
+    begins = {} if stage.init is None else {"init": stage.init}
+    return {**begins, **config_to_dict(stage.recipe.task.weights)}
+
+
+def _read_record(record: Path, folder: Path) -> dict[str, str]:
+    """The hashes a stage began with. Raises: TrainingError for a damaged record, and for one of an earlier release."""
+    fix = f"remove {folder} to train the stage again, or remove {record} to go on without checking its inputs"
+    try:
+        facts = json.loads(record.read_text(encoding="utf-8"))
+        if "inputs" not in facts and "weights" in facts:
+            found = "a record of an earlier release, which does not list all weights that the stage began with"
+            raise TrainingError(record, found=found, fix=fix)
+        return {str(key): str(sha) for key, sha in facts["inputs"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TrainingError(record, found=f"a damaged record ({error})", fix=fix) from error
 
 
 def _roles(stage: Stage) -> list[tuple[str, str]]:

@@ -12,19 +12,10 @@ from synthseg.lazy import lazy_names
 if TYPE_CHECKING:
     from synthseg.weights.card import ROLES, make_card, role_of
     from synthseg.weights.files import Weights, load_weights, save_weights
-    from synthseg.weights.network import Verification, build_network, protocol_of, require_protocol, verify_weights
-    from synthseg.weights.store import (
-        DEFAULT_NAME,
-        NAMES_BY_ROLE,
-        SHIPPED_DIR,
-        WeightsEntry,
-        find_weights,
-        list_weights,
-    )
+    from synthseg.weights.network import Verification, build_network, protocol_of, verify_weights
+    from synthseg.weights.store import SHIPPED_DIR, WeightsEntry, find_weights, list_weights
 
 __all__ = [
-    "DEFAULT_NAME",
-    "NAMES_BY_ROLE",
     "ROLES",
     "SHIPPED_DIR",
     "Verification",
@@ -36,7 +27,6 @@ __all__ = [
     "load_weights",
     "make_card",
     "protocol_of",
-    "require_protocol",
     "role_of",
     "save_weights",
     "verify_weights",
@@ -47,7 +37,7 @@ __getattr__ = lazy_names(
     {
         "card": ("ROLES", "make_card", "role_of"),
         "files": ("Weights", "load_weights", "save_weights"),
-        "network": ("Verification", "build_network", "protocol_of", "require_protocol", "verify_weights"),
-        "store": ("DEFAULT_NAME", "NAMES_BY_ROLE", "SHIPPED_DIR", "WeightsEntry", "find_weights", "list_weights"),
+        "network": ("Verification", "build_network", "protocol_of", "verify_weights"),
+        "store": ("SHIPPED_DIR", "WeightsEntry", "find_weights", "list_weights"),
     },
 )

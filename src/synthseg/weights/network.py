@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -57,29 +56,6 @@ def protocol_of(weights: Weights) -> LabelProtocol:
             _subject(weights),
             found=f"{channels} output channels for the {len(protocol.target_values)} labels of {protocol.name}",
             fix="save the weights with the protocol they were trained on",
-        )
-    return protocol
-
-
-def require_protocol(weights: Weights, expected: str | LabelProtocol) -> LabelProtocol:
-    """The weights' protocol, when it is the expected one.
-
-    Args:
-        expected: a protocol's name, or a protocol whose target values must agree too, channel by channel.
-    Raises: WeightsError "weights of another protocol".
-    """
-    protocol = protocol_of(weights)
-    name = expected if isinstance(expected, str) else expected.name
-    same = protocol.name == name
-    difference = f"{protocol.name!r}, not {name!r}"
-    if same and not isinstance(expected, str):
-        same = np.array_equal(protocol.target_values, expected.target_values)
-        difference = f"{protocol.name!r} with other label values"
-    if not same:
-        raise WeightsError(
-            _subject(weights),
-            found=f"weights of another protocol: {difference}",
-            fix=f"choose weights of {name!r} (`synthseg weights list` shows each file's protocol)",
         )
     return protocol
 

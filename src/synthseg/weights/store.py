@@ -11,23 +11,9 @@ from synthseg.errors import WeightsError
 from synthseg.weights.card import FOREIGN_SUFFIXES, read_card, role_of
 
 SHIPPED_DIR = Path(__file__).parent / "shipped"
-DEFAULT_NAME = "synthseg-2mm"  # the shipped file that the name "default" stands for
-COMPACT_NAME = "synthseg-2mm-compact"  # the one "compact" stands for: an eighth of the operations
-ALIASES = {"default": DEFAULT_NAME, "compact": COMPACT_NAME}
-# The shipped file of each role (SynthSeg+'s hierarchy; the modes of inference name their own weights).
-TISSUES_NAME = "synthseg-2mm-tissues"
-DENOISER_NAME = "synthseg-2mm-denoiser"
-GUIDED_NAME = "synthseg-2mm-guided"
-PARCELS_NAME = "synthseg-2mm-parcels"
-QUALITY_NAME = "synthseg-2mm-quality"
-NAMES_BY_ROLE = {
-    "structures": DEFAULT_NAME,
-    "tissues": TISSUES_NAME,
-    "denoiser": DENOISER_NAME,
-    "guided": GUIDED_NAME,
-    "parcels": PARCELS_NAME,
-    "quality": QUALITY_NAME,
-}
+# Short names for shipped files; "compact" takes an eighth of the operations. Which weights each role has otherwise is
+# said in inference/modes.toml.
+ALIASES = {"default": "synthseg-2mm", "compact": "synthseg-2mm-compact"}
 FOLDER_VARIABLE = "SYNTHSEG_WEIGHTS_DIR"
 SUFFIX = ".safetensors"
 

@@ -28,17 +28,25 @@ GROUPS = "tissue-groups"
 
 
 def column_of_channels(protocol: LabelProtocol, column: np.ndarray, name: str) -> np.ndarray:
-    """A column of the label table by target channel: [C] int64.
+    """A column of the label table by target channel: [C] int64, each target's own row.
 
-    Raises: ConfigError where two labels of one target differ in it.
+    Labels without a target (0) may differ: what they are made of is painted, but never asked for.
+
+    Raises: ConfigError for a target that has no row of its own, and where labels of one other target differ in the
+        column.
     """
+    subject = f"protocol {protocol.name}"
     found = np.full(len(protocol.target_values), -1, dtype=np.int64)
     rows = {label.value: number for number, label in enumerate(protocol.labels)}
     for channel, value in enumerate(protocol.target_values.tolist()):
         if value not in rows:
             fix = f"give the label table a row for {value}, with its {name} group"
-            raise ConfigError(f"protocol {protocol.name}", found=f"the target {value} without a row", fix=fix)
+            raise ConfigError(subject, found=f"the target {value} without a row", fix=fix)
         found[channel] = column[rows[value]]
+        others = protocol.values[(protocol.targets == value) & (column != found[channel])].tolist()
+        if value != 0 and others:
+            told = f"the target {value} in {name} group {found[channel]}, but {', '.join(map(str, others))} in others"
+            raise ConfigError(subject, found=told, fix=f"give all labels of the target {value} one {name} group")
     return found
 
 
