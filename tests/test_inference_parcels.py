@@ -24,7 +24,7 @@ from plus_helpers import (
     structures_model,
 )
 from synthseg.errors import InvariantError
-from synthseg.inference import Segmentation, Segmenter, Want
+from synthseg.inference import InferenceConfig, Segmentation, Segmenter, Want
 from synthseg.inference.bundle import parcel_structures
 from synthseg.inference.grids import Grid
 from synthseg.inference.parcels import CHUNK, Parcels, scaled_to_cortex
@@ -152,11 +152,17 @@ def test_what_the_network_says_beyond_the_cortex_it_was_shown_counts_for_nothing
 
     scan = scan_of(painted((48, 48, 16)), np.diag([1.4, 1.4, 1.4, 1.0]))
     calm, raving = (
-        Segmenter(structures_model(2.0), parcels=parcels_model(network, spacing_mm=2.0)).segment(scan)
+        Segmenter(
+            structures_model(2.0),
+            config=InferenceConfig(percentiles=(0, 100), flip=False),  # with which both hemispheres are shown
+            parcels=parcels_model(network, spacing_mm=2.0),
+        ).segment(scan)
         for network in (Slabs(), Raving())
     )
+    assert np.isin(calm.labels.data, LEFT).any()
+    assert np.isin(calm.labels.data, RIGHT).any()
     np.testing.assert_array_equal(raving.labels.data, calm.labels.data)
-    assert raving.volumes_mm3 == pytest.approx(calm.volumes_mm3, rel=1e-6)
+    assert raving.volumes_mm3 == pytest.approx(calm.volumes_mm3, rel=1e-6, abs=1e-6)
 
 
 @pytest.mark.parametrize("split", [0.0, 0.3, 1.0])  # where the network takes the middle to be
@@ -269,8 +275,12 @@ def test_a_chosen_cortex_keeps_the_parcels_that_were_not_chosen():
     assert set(chosen.volumes_mm3) == {3, 10, 49, 1005}
     assert [s.value for s in chosen.posterior_structures] == [0, 3, 10, 49]
     np.testing.assert_allclose(chosen.posteriors.data.sum(axis=0), 1, atol=1e-5)
-    assert chosen.notes == whole.notes  # all were found
+    missing = "of the chosen structures these have no posteriors, being parcels: ctx-lh-cuneus"
+    assert chosen.notes == (*whole.notes, missing)  # all were found
     only = choose_structures(whole, ["cuneus"])
+    assert only.notes == (*whole.notes, f"{missing}, ctx-rh-cuneus")
+    assert choose_structures(whole, ["thalamus"]).notes == whole.notes
+    assert choose_structures(replace(whole, posteriors=None), ["cuneus"]).notes == whole.notes
     assert set(np.unique(only.labels.data)) == {0, 1005, 2005}
     assert only.posteriors.data.shape[0] == 1
 

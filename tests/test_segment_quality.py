@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -99,15 +100,14 @@ def test_a_quality_table_without_a_network_for_it_is_refused(tmp_path, parcelled
         run_scans(parcelled, [tmp_path / "lost.nii"], tmp_path / "out", quality_table=tmp_path / "q.csv")
 
 
-def test_two_tables_under_one_name_are_refused(tmp_path):
+@pytest.mark.parametrize("spelling", ["t.csv", "o/../t.csv", "link/t.csv", "relative"])
+def test_two_tables_in_one_file_are_refused_however_they_are_spelled(tmp_path, monkeypatch, spelling):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path)
+    quality = Path("t.csv") if spelling == "relative" else tmp_path / spelling
     with pytest.raises(UsageError, match=r"t.csv: found one file for the tables of volumes and of quality"):
-        run_scans(
-            scored(),
-            [tmp_path / "lost.nii"],
-            tmp_path / "o",
-            table=tmp_path / "t.csv",
-            quality_table=tmp_path / "t.csv",
-        )
+        run_scans(scored(), [tmp_path / "lost.nii"], tmp_path / "o", table=tmp_path / "t.csv", quality_table=quality)
+    assert not (tmp_path / "t.csv").exists()
 
 
 def test_both_tables_are_kept_when_one_becomes_something_else_meanwhile(tmp_path):

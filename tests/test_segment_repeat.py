@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy import ndimage, stats
 from scipy.spatial.transform import Rotation
 
+import plus_helpers
 from inference_helpers import (
     COARSE,
     NAMES,
@@ -27,7 +28,7 @@ from inference_helpers import (
 from synthseg.errors import SynthsegError, UsageError
 from synthseg.inference import Model, Outputs, Segmenter, repeat
 from synthseg.inference.grids import Grid
-from synthseg.inference.prepare import grid_of
+from synthseg.inference.prepare import grid_of, looks_like_ct
 from synthseg.inference.repeat import (
     Change,
     draw_changes,
@@ -124,6 +125,23 @@ def test_a_copy_that_is_not_turned_gives_the_volumes_of_the_scan(segmenter, monk
     copy = segment_copies(segmenter, scan, segmentation, 1)[0]
     for value, volume in segmentation.volumes_mm3.items():
         assert copy.volumes_mm3[value] == pytest.approx(volume, rel=0.005, abs=20)
+
+
+def test_copies_of_a_scan_that_is_not_ct_are_not_taken_for_ct():
+    """Corners filled with the scan's minimum raise the share of air over the threshold."""
+    labels = plus_helpers.painted((64, 60, 64))
+    data = np.where(labels > 0, 40.0, 300.0).astype(np.float32)
+    data.reshape(-1)[np.flatnonzero(labels == 0)[: int(0.045 * data.size)]] = -1024
+    scan = Volume(data, np.eye(4))
+    auto, never = (
+        Segmenter(plus_helpers.structures_model(), config=replace(plus_helpers.EXACT, ct=ct)) for ct in (None, False)
+    )
+    segmentation = auto.segment(scan)
+    source = repeat._Source.of(auto, scan, segmentation)
+    assert not looks_like_ct(data)
+    assert all(looks_like_ct(source.copy(change).data) for change in draw_changes(scan, 3))
+    copies, expected = (segment_copies(segmenter, scan, segmentation, 3) for segmenter in (auto, never))
+    assert [copy.volumes_mm3 for copy in copies] == [copy.volumes_mm3 for copy in expected]
 
 
 def test_copies_look_where_the_scans_own_window_is(monkeypatch):

@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from synthseg.errors import ShapeError
 from synthseg.volumes import Volume, resample_to_spacing, reslice, to_ras
+from synthseg.volumes.resample import blur_for_spacing
 
 
 def ramp(count: int, spacing: float) -> Volume:
@@ -45,6 +46,16 @@ def test_an_axis_that_keeps_its_size_gets_the_reference_kernel() -> None:
     fine = resample_to_spacing(Volume(data, np.diag([2.0, 1, 1, 1])), 1.0, order=1).data
     along = fine[:, :, :].sum(axis=(0, 2))
     np.testing.assert_allclose(along[3:6] / along.sum(), [3.352e-4, 0.99933, 3.352e-4], rtol=1e-3)
+
+
+@given(spacing=st.tuples(*[st.floats(0.4, 3)] * 3), target=st.sampled_from([1.0, 2.0]))
+def test_the_blur_before_resampling_is_that_of_scipy_on_axes_that_become_coarser(spacing, target) -> None:
+    data = np.random.default_rng(0).random((9, 8, 7))
+    blurred = blur_for_spacing(Volume(data, np.diag([*spacing, 1.0])), target)
+    sigma = [0.25 * target / old if old <= target else 0 for old in spacing]
+    np.testing.assert_allclose(blurred.data, gaussian_filter(data, sigma), rtol=1e-5)
+    assert blurred.data.dtype == np.float32
+    np.testing.assert_array_equal(blurred.affine, np.diag([*spacing, 1.0]))
 
 
 @pytest.mark.parametrize(("spacing", "count", "expected"), [(0.7, 181, 127), (0.7, 10, 7), (2, 91, 182), (1.1, 10, 11)])

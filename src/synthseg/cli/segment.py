@@ -75,7 +75,10 @@ def segment(
     ] = None,
     merge_sides: Annotated[bool, typer.Option("--merge-sides", help="Left and right as one label.")] = False,
     posteriors: Annotated[
-        bool, typer.Option("--posteriors", help="Write the probabilities of all labels (4D).")
+        bool,
+        typer.Option(
+            "--posteriors", help="Write the probabilities of all labels (4D). The parcels of --parc have none."
+        ),
     ] = False,
     resampled: Annotated[bool, typer.Option("--resampled", help="Write the scan at 1 mm.")] = False,
     mask: Annotated[bool, typer.Option("--mask", help="Write a brain mask (all labels, CSF included).")] = False,

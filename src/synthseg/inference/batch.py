@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -155,7 +156,7 @@ class _Batch:
             layout = volume_layout(self.names, values, total=template.intracranial, repeat=outputs.repeat > 0)
             self.volumes = ScanTable(options.table, layout)
         if options.quality_table is not None:
-            if options.quality_table == options.table:
+            if options.table is not None and _same_file(options.quality_table, options.table):
                 found = "one file for the tables of volumes and of quality"
                 raise UsageError(options.quality_table, found=found, fix="give each a file of its own")
             if not segmenter.quality_groups:
@@ -259,6 +260,11 @@ class _Batch:
         write_record(job.files["record"], record)  # last: its presence says that everything else is there
         volumes: dict[str, float] = record["volumes_mm3"]
         return Outcome(job, "done", "", chosen.notes, volumes, intervals_by_name(chosen), chosen.quality)
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    """Whether two paths, however spelled, lead to one place, where there need not be a file yet."""
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def _empty_like(segmenter: Segmenter) -> Segmentation:

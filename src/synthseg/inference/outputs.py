@@ -36,7 +36,7 @@ class Outputs:
 
     Attributes:
         space: grid of the label map: the scan's own ("native"), "1mm" or "both".
-        posteriors: 4D, on the grid of the labels, with a JSON sidecar naming its channels.
+        posteriors: 4D, on the grid of the labels, with a JSON sidecar naming its channels. Parcels have none.
         resampled: the scan itself at 1 mm.
         mask: brain mask: every structure, CSF included, largest piece, holes filled.
         tissue_maps: probabilities of grey matter, white matter and CSF, one file each, on the grid of the labels: from

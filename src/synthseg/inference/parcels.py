@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -24,20 +24,26 @@ from synthseg.volumes.grid import sample_linear
 CHUNK = 1 << 17  # voxels sampled at a time: 34 parcels of them take 18 MB
 # Posterior of all parcels of a side together up to which a voxel tells nothing of them: what a softmax leaves over.
 LEAST_SEEN = 1e-3
+# What is left of the posteriors outside the cortex that the network was shown: so little that it decides only where
+# nothing else does, in a hemisphere of which the network was shown nothing.
+BEYOND = 1e-9
 
 
 @dataclass(frozen=True)
 class Parcels:
     """Posteriors of the parcels on the working grid, asked only where there is cortex.
 
-    ``posteriors`` [C, X, Y, Z] lie on ``grid``, 0 away from its cortex; ``structures`` are what channels 1 to C - 1
-    stand for.
+    ``posteriors`` [C, X, Y, Z] lie on ``grid``, next to 0 away from its cortex; ``structures`` are what channels 1 to
+    C - 1 stand for; ``shown`` are the values of the cortex that the network was shown any of. ``notes`` gathers, in
+    sentences, what :meth:`divide` had to guess.
     """
 
     posteriors: Tensor
     grid: Grid
     structures: tuple[Structure, ...]
     subject: str = "scan"
+    shown: frozenset[int] = frozenset(CORTEX_VALUES.values())
+    notes: list[str] = field(default_factory=list, compare=False)
 
     def divide(
         self, labels: np.ndarray, grid: Grid, weights: Mapping[int, np.ndarray] | None = None
@@ -46,14 +52,17 @@ class Parcels:
 
         The original takes the most probable parcel of all, so that a left parcel can lie in the right hemisphere
         (reference 6.6). Here the side is that of the cortex label, and where the parcels of that side have next to
-        no posterior (the network sees the other side, or was shown no cortex), the nearest voxel with one decides.
+        no posterior (the network sees the other side, or was shown no cortex), the nearest voxel with one decides. If
+        no voxel of a side has more, or the network was shown nothing of that side, the little that there is decides
+        everywhere, and a note says that this is a guess.
 
         Args:
             labels: [X, Y, Z] label values on ``grid``; 3 and 42 become parcels.
             weights: posterior [X, Y, Z] of the cortex by its value, for the volumes.
         Returns: for each parcel, in voxels of ``grid``, the sum of the cortex's posterior times the parcel's share of
-            it over the cortex's voxels (over all that the posterior reaches, where it wins none); 0 without weights.
-        Raises: InvariantError if all parcels of a side have posterior 0 everywhere in its cortex.
+            it over the cortex's voxels (over all that the posterior reaches, where it wins none; evenly, where the
+            parcels have posterior 0 in all of that); 0 without weights.
+        Raises: InvariantError if all parcels of a side have posterior 0 in all voxels of its cortex.
         """
         sums = {structure.value: 0.0 for structure in self.structures}
         for value in CORTEX_VALUES.values():
@@ -65,14 +74,14 @@ class Parcels:
                 continue
             index = tuple(voxels.T)
             amount = np.zeros(len(voxels), np.float32) if weights is None else weights[value][index]
-            best, side_sums = self._shares(value, voxels, grid, amount)
+            best, side_sums = self._shares(value, voxels, grid, amount, won=won)
             if won:
                 labels[index] = best
             sums |= side_sums
         return sums
 
     def _shares(
-        self, cortex: int, voxels: np.ndarray, grid: Grid, amount: np.ndarray
+        self, cortex: int, voxels: np.ndarray, grid: Grid, amount: np.ndarray, *, won: bool
     ) -> tuple[np.ndarray, dict[int, float]]:
         """Best parcel value [N] of the cortex's side at ``voxels`` [N, 3], and ``amount`` [N] shared out among them."""
         channels = [i for i, s in enumerate(self.structures, start=1) if s.whole == cortex]
@@ -93,20 +102,36 @@ class Parcels:
             for row, chosen in enumerate((total[part] <= LEAST_SEEN, total[part] > LEAST_SEEN)):
                 sums[row] += share[:, chosen].sum(1, dtype=np.float64)
         seen = total > LEAST_SEEN
-        if not seen.any():  # then the little there is decides
-            seen, sums = total > 0, sums[::-1]
+        if cortex not in self.shown or not seen.any():  # then the little there is decides
+            self._note_guess(cortex, won=won)
+            seen, sums[1] = total > 0, sums.sum(0)
         if not seen.any():
-            raise self._unseen(cortex)
+            if won:
+                raise self._unseen(cortex)
+            return values[best], dict.fromkeys(values.tolist(), float(amount.sum(dtype=np.float64)) / len(values))
         if not seen.all():
             places_mm = voxels * grid.spacing_mm
             best[~seen] = best[seen][cKDTree(places_mm[seen]).query(places_mm[~seen])[1]]
             sums[1] += np.bincount(best[~seen], amount[~seen], minlength=len(channels))
         return values[best], dict(zip(values.tolist(), sums[1].tolist(), strict=True))
 
+    def _note_guess(self, cortex: int, *, won: bool) -> None:
+        side = _side_of(cortex)
+        what = f"no {side} parcel was seen in the {side} cerebral cortex: its parcels are"
+        if not won:
+            what = f"no voxel is {side} cerebral cortex: how its volume is shared among its parcels is"
+        note = f"{what} a guess"
+        if note not in self.notes:
+            self.notes.append(note)
+
     def _unseen(self, cortex: int) -> InvariantError:
-        side = next(side for side, value in CORTEX_VALUES.items() if value == cortex)
+        side = _side_of(cortex)
         found = f"no {side} parcel anywhere in the {side} cerebral cortex"
         return InvariantError(self.subject, found=found, fix="segment it without parcels, and look at the cortex")
+
+
+def _side_of(cortex: int) -> str:
+    return next(side for side, value in CORTEX_VALUES.items() if value == cortex)
 
 
 @torch.inference_mode()
@@ -126,15 +151,16 @@ def predict_parcels(
         image: [1, 1, X, Y, Z] on ``grid``, the working grid.
         labels: [X, Y, Z] winning channel of the structures, before any clean-up; ``channels`` says what they are.
     Source: reference 6.4: not cortex and cortex (3 and 42) one-hot beside the image; softmax, smoothed by 0.5 voxels in
-        every mode; no mirror averaging. What the network says outside the cortex it was shown counts for nothing:
-        training need not teach it to say background there.
+        every mode; no mirror averaging. What the network says outside the cortex it was shown counts for next to
+        nothing (:data:`BEYOND`): training need not teach it to say background there.
     """
     is_cortex = torch.from_numpy(np.isin(channels.values, list(CORTEX_VALUES.values()))).to(labels.device)
     where = one_hot(is_cortex[labels].long()[None], CORTEX_INPUTS, image.dtype)
     posteriors = first_look(model, torch.cat([image, where], dim=1), config, subject)
-    posteriors *= where[0, 1]
+    posteriors *= where[0, 1].clamp(min=BEYOND)
     smooth_posteriors(posteriors, config.parcel_smoothing_sigma_vox)
-    return Parcels(posteriors, grid, parcel_structures(model), subject)
+    shown = frozenset(channels.values[labels.unique().cpu().numpy()].tolist()) & set(CORTEX_VALUES.values())
+    return Parcels(posteriors, grid, parcel_structures(model), subject, shown)
 
 
 def scaled_to_cortex(

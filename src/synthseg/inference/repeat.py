@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter1d
 from scipy.special import stdtrit
 
 from synthseg.errors import SynthsegError, UsageError
@@ -25,7 +24,9 @@ from synthseg.inference.grids import Grid
 from synthseg.inference.prepare import AIR_HU, edge_aligned_grid, grid_of, looks_like_ct, subject_of
 from synthseg.inference.segmentation import Interval, Segmentation
 from synthseg.inference.segmenter import Segmenter
+from synthseg.inference.want import Want
 from synthseg.volumes import Volume, bounding_box, resample_to_spacing, reslice, to_ras
+from synthseg.volumes.resample import blur_for_spacing
 from synthseg.volumes.standard import close_to_spacing
 
 MAX_DEGREES = 3.0  # about each axis: how differently a head lies in two sessions
@@ -69,12 +70,13 @@ def segment_copies(
     """
     ras, _ = to_ras(scan)
     source = _Source.of(segmenter, ras, segmentation)
-    plain = segmenter.with_config(segmenter.config)
+    plain = segmenter.with_config(replace(segmenter.config, ct=False))  # a CT's copies have been clipped
     plain.models = {role: model for role, model in segmenter.models.items() if role != "quality"}  # of the scan alone
+    want = Want(space="1mm")  # volumes are measured there: labels on the copy's own grid would be of no use
     copies = []
     for number, change in enumerate(draw_changes(ras, count), start=1):
         try:
-            result = plain.segment(source.copy(change))
+            result = plain.segment(source.copy(change), want)
         except SynthsegError as error:
             found = f"copy {number} of {count} ({change}) that could not be segmented: {error.found}"
             fix = "the result hangs on how the head lies: look at it without --repeat"
@@ -143,16 +145,13 @@ class _Source:
     @classmethod
     def of(cls, segmenter: Segmenter, ras: Volume, segmentation: Segmentation) -> _Source:
         config, spacing_mm = segmenter.config, segmenter.model.spacing_mm
+        same = close_to_spacing(ras.spacing_mm, spacing_mm, config.spacing_tolerance)
         is_ct = config.ct
-        if is_ct is None:  # decided as for the unchanged scan; a copy around the brain may have too little air to tell
-            is_ct = float(ras.data.min()) <= AIR_HU and looks_like_ct(
-                resample_to_spacing(ras, spacing_mm, order=1).data
-            )
-        working = grid_of(ras)
-        blurred = ras
-        if not close_to_spacing(ras.spacing_mm, spacing_mm, config.spacing_tolerance):
-            working = edge_aligned_grid(working, spacing_mm)
-            blurred = _blurred(ras, spacing_mm)
+        if is_ct is None:  # as for the unchanged scan: a turned copy has other shares of air and soft tissue
+            seen = ras if same or ras.data.min() > AIR_HU else resample_to_spacing(ras, spacing_mm, order=1)
+            is_ct = looks_like_ct(seen.data)
+        working = grid_of(ras) if same else edge_aligned_grid(grid_of(ras), spacing_mm)
+        blurred = ras if same else blur_for_spacing(ras, spacing_mm)
         grid = brain_window(
             working, segmentation.labels, segmenter.model.field_of_view_mm, multiple_of(segmenter.models)
         )
@@ -199,15 +198,6 @@ def brain_window(
     sides = np.minimum(np.ceil(wanted / multiple - 1e-3).astype(int) * multiple, sizes)
     start = np.clip(np.rint((low + high - sides) / 2).astype(int), 0, sizes - sides)
     return working.window(start.tolist(), sides.tolist())
-
-
-def _blurred(scan: Volume, spacing_mm: float) -> Volume:
-    """The scan without what coarser voxels cannot hold: the blur of :func:`synthseg.volumes.resample_to_spacing`."""
-    data = scan.data.astype(np.float32)
-    for axis, factor in enumerate(scan.spacing_mm / spacing_mm):
-        if factor <= 1:
-            data = gaussian_filter1d(data, 0.25 / factor, axis=axis, mode="reflect")
-    return replace(scan, data=data)
 
 
 def _unchanged_sides(mirrored: Segmentation) -> Segmentation:

@@ -48,7 +48,7 @@ def assemble(
         total_mm3=float(mm3[1:].sum()),
         posteriors=_posteriors(prepared, cleaned, want) if want.posteriors else None,
         resampled=_resampled(prepared) if want.resampled else None,
-        notes=prepared.notes,
+        notes=(*prepared.notes, *(parcels.notes if parcels is not None else ())),
         intracranial=CSF_VALUE in volumes,
         tissue_maps=_tissue_maps(prepared, cleaned, channels, want) if want.tissue_maps else None,
     )

@@ -175,8 +175,8 @@ def merge_sides(segmentation: Segmentation) -> Segmentation:
 def choose_structures(segmentation: Segmentation, wanted: Sequence[str]) -> Segmentation:
     """Keep some structures, the others become background; ``total_mm3`` stays that of the whole.
 
-    A parcel that was not chosen belongs to its cortex, if that was. A note names those that no voxel has: an empty
-    label map should not come without a word.
+    A parcel that was not chosen belongs to its cortex, if that was. Notes name those that no voxel has and those that
+    the posteriors lack: an empty label map, or posteriors of background alone, should not come without a word.
 
     Raises: UsageError for a name or value that is not there (see :func:`find_structures`).
     """
@@ -190,7 +190,7 @@ def choose_structures(segmentation: Segmentation, wanted: Sequence[str]) -> Segm
     structures = (segmentation.structures[0], *chosen)
     volumes = {s.value: segmentation.volumes_mm3[s.value] for s in chosen}
     result = _relabelled(segmentation, target, structures, volumes, kept)
-    return replace(result, notes=(*segmentation.notes, *_absent(result)))
+    return replace(result, notes=(*segmentation.notes, *_absent(result), *_without_posteriors(result)))
 
 
 def _absent(segmentation: Segmentation) -> list[str]:
@@ -204,6 +204,14 @@ def _absent(segmentation: Segmentation) -> list[str]:
     if not present - {0, None}:
         return [f"none of the chosen structures was found, the label map is empty: {names}"]
     return [f"of the chosen structures these were not found: {names}"]
+
+
+def _without_posteriors(segmentation: Segmentation) -> list[str]:
+    """A note on the structures that the posteriors, if there are any, have no channel for."""
+    names = ", ".join(s.name for s in segmentation.structures if s not in segmentation.posterior_structures)
+    if segmentation.posteriors is None or not names:
+        return []
+    return [f"of the chosen structures these have no posteriors, being parcels: {names}"]
 
 
 def _relabelled(

@@ -47,19 +47,30 @@ def resample_to_spacing(volume: Volume, spacing_mm: float | Sequence[float], *, 
     factor = volume.spacing_mm / target
     if np.abs(factor - 1).max() < 1e-6:
         return volume
-    data = volume.data if order == 0 else volume.data.astype(np.float32)
+    data = volume.data if order == 0 else blur_for_spacing(volume, target).data
     positions = []
-    for axis, (n, f) in enumerate(zip(data.shape, factor, strict=True)):
+    for n, f in zip(data.shape, factor, strict=True):
         # 1e-4 of a voxel: voxel sizes come as float32, and 181 * 0.7f is a little more or less than 126.7
         count = max(1, int(np.ceil(n * f - 1e-4)))
         positions.append((np.arange(count) + 0.5) / f - 0.5)
-        if order == 1 and f <= 1:
-            data = gaussian_filter1d(data, 0.25 / f, axis=axis, mode="reflect")
     data = _sample_axes(data, positions, order)
     affine = volume.affine.copy()
     affine[:3, :3] /= factor
     affine[:3, 3] -= affine[:3, :3] @ (0.5 * (factor - 1))
     return replace(volume, data=data, affine=affine)
+
+
+def blur_for_spacing(volume: Volume, spacing_mm: float | np.ndarray) -> Volume:
+    """The volume, float32, without what voxels of ``spacing_mm`` cannot hold: the blur of :func:`resample_to_spacing`.
+
+    For who samples on such voxels elsewhere than on that function's grid. ``spacing_mm`` is one voxel size in mm above
+    0 for all axes, or [3].
+    """
+    data = volume.data.astype(np.float32)
+    for axis, factor in enumerate(volume.spacing_mm / spacing_mm):
+        if factor <= 1:
+            data = gaussian_filter1d(data, 0.25 / factor, axis=axis, mode="reflect")
+    return replace(volume, data=data)
 
 
 def reslice(
