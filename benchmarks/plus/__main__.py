@@ -26,13 +26,12 @@ from benchmarks.plus.networks import ADD_ONS, Networks
 from benchmarks.plus.page import Proof, write_plus
 from benchmarks.plus.parcels import TABLE, parcel_rows, scan_parcels
 from benchmarks.plus.plot import write_plot
-from benchmarks.scores.__main__ import processor
+from benchmarks.scores.__main__ import processor, progress
 from benchmarks.scores.halves import with_second
 
 from synthseg.errors import SynthsegError, UsageError
-from synthseg.evaluation import Case, CaseFailure, CaseResult, run_cases
+from synthseg.evaluation import CaseFailure, CaseResult, run_cases
 from synthseg.evaluation.parcels import read_parcel_groups
-from synthseg.evaluation.yardstick import Outcome
 from synthseg.files import atomic_file
 from synthseg.inference import Segmenter
 from synthseg.inference.modes import find_mode
@@ -102,7 +101,7 @@ class Run:
             chosen = cases.compared(self.data, few=self.few)
             if "quality" in segmenter.models:
                 chosen += cases.graded(self.data, few=self.few)
-            told = _progress(mode, len(chosen))
+            told = progress(len(chosen), f"{mode} ")
             outcomes = run_cases(chosen, segmenter, kept, unscored=(CSF,), on_done=told)
             results[mode] = [outcome for outcome in outcomes if isinstance(outcome, CaseResult)]
             failed = [outcome for outcome in outcomes if isinstance(outcome, CaseFailure)]
@@ -179,24 +178,6 @@ def _role(text: str) -> tuple[str, str]:
     if not equals or role not in known:
         raise argparse.ArgumentTypeError(f"{text!r}: write ROLE=NAME, ROLE one of {', '.join(sorted(known))}")
     return role, name
-
-
-def _progress(mode: str, total: int):  # type: ignore[no-untyped-def]
-    started = time.perf_counter()
-    made = 0
-
-    def tell(position: int, case: Case, outcome: Outcome) -> None:
-        nonlocal made
-        if isinstance(outcome, CaseFailure):
-            text = f"FAILED {outcome.reason}"
-        else:
-            made += not outcome.kept
-            text = f"Dice {outcome.dice:.3f}" + (" (kept)" if outcome.kept else f", {outcome.seconds:.1f} s")
-        left = (time.perf_counter() - started) / max(made, 1) * (total - position - 1) / 60
-        ending = f", at most {left:.0f} min left" if made else ""
-        print(f"{mode} [{position + 1}/{total}] {case.name}: {text}{ending}", flush=True)
-
-    return tell
 
 
 def _compared(results: Sequence[CaseResult]) -> list[CaseResult]:

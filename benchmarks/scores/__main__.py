@@ -41,7 +41,7 @@ def main() -> int:
     segmenter = Segmenter(given.weights, given.mode, threads=given.threads, device=given.device)
     chosen = cases_of(data, given.subset)
     started = time.perf_counter()
-    outcomes = run_cases(chosen, segmenter, given.out / "kept", unscored=(CSF,), on_done=_progress(len(chosen)))
+    outcomes = run_cases(chosen, segmenter, given.out / "kept", unscored=(CSF,), on_done=progress(len(chosen)))
     results = [outcome for outcome in outcomes if isinstance(outcome, CaseResult)]
     failures = [outcome for outcome in outcomes if isinstance(outcome, CaseFailure)]
     if not results:
@@ -73,8 +73,8 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _progress(total: int):
-    """Print a line a case, with the time that is left."""
+def progress(total: int, before: str = ""):
+    """Print a line a case, ``before`` it the mode, after it the time that is left."""
     started = time.perf_counter()
     made = 0
 
@@ -87,7 +87,7 @@ def _progress(total: int):
             text = f"Dice {outcome.dice:.3f}" + (" (kept)" if outcome.kept else f", {outcome.seconds:.1f} s")
         each = (time.perf_counter() - started) / max(made, 1)
         left = f", at most {each * (total - position - 1) / 60:.0f} min left" if made else ""
-        print(f"[{position + 1}/{total}] {case.name}: {text}{left}", flush=True)
+        print(f"{before}[{position + 1}/{total}] {case.name}: {text}{left}", flush=True)
 
     return tell
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -19,12 +20,10 @@ def kept(path: str | Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]
     Raises: OutputError if the file cannot be written.
     """
     path = Path(path)
-    try:
+    with contextlib.suppress(OSError, ValueError):  # none there, or damaged: made again
         found = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(found, dict):
             return found
-    except (OSError, ValueError):
-        pass
     text = json.dumps(make(), indent=1)
     with atomic_file(path) as file:
         file.write(text.encode())
