@@ -9,13 +9,14 @@ template without asking which way the cortex faces, and by all the others. A lin
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from atlases import Atlas, read_atlases
 from fuse import CortexPoints, Vote
-from merge import CORTEX, parcels_of_side
+from merge import CORTEX, exit_code_of, parcels_of_side
 
 from synthseg.labels import load_protocol
 
@@ -44,13 +45,18 @@ def score(atlas: Atlas, teachers: Sequence[Atlas], *, directions: bool = True) -
     return parcel_dice(np.concatenate(found), np.concatenate(truth))
 
 
-def main() -> None:
-    """Print Dice by the template alone and by all atlases but the one asked about."""
+def main() -> int:
+    """Print Dice by the template alone and by all atlases but the one asked about; 0 = done, 1 or 2 = an error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("template", type=Path)
     parser.add_argument("atlases", type=Path, nargs="+")
     parser.add_argument("--work", type=Path, required=True)
     given = parser.parse_args()
+    return exit_code_of(lambda: compare(given))
+
+
+def compare(given: argparse.Namespace) -> None:
+    """Print a line an atlas, then one a parcel. Raises: as :func:`atlases.read_atlases`."""
     _, (template, *others) = read_atlases(given.template, given.atlases, given.work)
     scores = []
     for atlas in others:
@@ -67,4 +73,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,6 +124,16 @@ def merge_files(brain_path: Path, parcel_path: Path, out: Path) -> Merged:
     return merged
 
 
+def exit_code_of(work: Callable[[], None]) -> int:
+    """Run a command: 0 = done, 1 or 2 = an error of one sentence that was printed."""
+    try:
+        work()
+    except (SynthsegError, OSError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return error.exit_code if isinstance(error, SynthsegError) else 1
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Merge every pair of maps; 0 = done, 1 or 2 = an error that was printed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -130,18 +141,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("parcel_maps", type=Path)
     parser.add_argument("-o", "--out", type=Path, required=True)
     given = parser.parse_args(arguments)
-    try:
-        for brain, parcels in pair_up(given.brain_maps, given.parcel_maps):
-            out = given.out / f"{strip_extension(brain)}.nii.gz"
-            merged = merge_files(brain, parcels, out)
-            told = (
-                f"{merged.filled} cortex voxels without a parcel filled, {merged.wrong_side} on the wrong side mended"
-            )
-            print(f"{out}: {told}", flush=True)
-    except SynthsegError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return exit_code_of(lambda: merge_folders(given.brain_maps, given.parcel_maps, given.out))
+
+
+def merge_folders(brain_maps: Path, parcel_maps: Path, out_folder: Path) -> None:
+    """Merge every pair of maps of two folders, and say what was mended. Raises: as :func:`merge_files`."""
+    for brain, parcels in pair_up(brain_maps, parcel_maps):
+        out = out_folder / f"{strip_extension(brain)}.nii.gz"
+        merged = merge_files(brain, parcels, out)
+        told = f"{merged.filled} cortex voxels without a parcel filled, {merged.wrong_side} on the wrong side mended"
+        print(f"{out}: {told}", flush=True)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,8 @@ from pathlib import Path
 from atlases import kept_in, read_atlases, registered, require_own_names
 from fuse import Vote, label_cortex
 from maps import read_cerebrum
-from merge import CORTEX
+from merge import CORTEX, exit_code_of
 
-from synthseg.errors import SynthsegError
 from synthseg.volumes import is_volume_path, strip_extension, write_volume
 
 
@@ -32,24 +31,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     given = parser.parse_args(arguments)
-    try:
-        maps = sorted(path for path in given.brain_maps.iterdir() if is_volume_path(path))
-        require_own_names((given.template, *given.atlases, *maps))
-        template, atlases = read_atlases(given.template, given.atlases, given.work)
-        votes = [Vote(side, [atlas.points[side] for atlas in atlases]) for side in CORTEX]
-        for path in maps:
-            name = strip_extension(path)
-            out = given.out / f"{name}_dk.nii.gz"
-            if out.exists():
-                continue
-            brain = read_cerebrum(path)
-            link = registered(brain, template, kept_in(given.work, path, given.template))
-            write_volume(brain.on_file_grid(label_cortex(brain, link, votes)), out, header_like=path)
-            print(out, flush=True)
-    except SynthsegError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return exit_code_of(lambda: propagate(given))
+
+
+def propagate(given: argparse.Namespace) -> None:
+    """Label every map that has no labels yet. Raises: UsageError, LabelError, VolumeError as reading them does."""
+    maps = sorted(path for path in given.brain_maps.iterdir() if is_volume_path(path))
+    require_own_names((given.template, *given.atlases, *maps))
+    template, atlases = read_atlases(given.template, given.atlases, given.work)
+    votes = [Vote(side, [atlas.points[side] for atlas in atlases]) for side in CORTEX]
+    for path in maps:
+        name = strip_extension(path)
+        out = given.out / f"{name}_dk.nii.gz"
+        if out.exists():
+            continue
+        brain = read_cerebrum(path)
+        link = registered(brain, template, kept_in(given.work, path, given.template))
+        write_volume(brain.on_file_grid(label_cortex(brain, link, votes)), out, header_like=path)
+        print(out, flush=True)
 
 
 if __name__ == "__main__":
