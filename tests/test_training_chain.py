@@ -14,17 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from plus_helpers import SHIPPED
+from chain_helpers import STAGES, edit, make_yard, run, weights_of
 from synthseg.errors import ConfigError, TrainingError, UsageError
-from synthseg.generation.bank import LabelBank
-from synthseg.labels.protocol import load_protocol
 from synthseg.networks import Encoder, UNet
 from synthseg.networks.hierarchy import GroupsFirst, one_hot_argmax
-from synthseg.training import Chain, ChainResult, Recipe, RunOptions, load_training, train_chain
 from synthseg.training.__main__ import main
 from synthseg.training.signals import StopOnSignal
 from synthseg.training.tasks.groups import TissuesTask
@@ -36,116 +32,11 @@ HERE = Path(__file__).resolve().parent
 RECIPES = HERE.parent / "recipes" / "plus"
 Command = Callable[..., tuple[int, str, str]]
 
-STAGES = ("structures", "tissues", "denoiser", "guided", "parcels", "quality")
-CHANNELS = {"structures": (1, 33), "tissues": (1, 5), "denoiser": (5, 5), "guided": (6, 33), "parcels": (3, 69)}
-CHAIN = """
-[[stages]]
-name = "structures"
-recipe = "parts/structures.toml"
-
-[[stages]]
-name = "tissues"
-recipe = "parts/tissues.toml"
-init = "stage:structures"
-
-[[stages]]
-name = "denoiser"
-recipe = "parts/denoiser.toml"
-weights = { tissues = "stage:tissues" }
-
-[[stages]]
-name = "guided"
-recipe = "parts/guided.toml"
-init = "stage:structures"
-weights = { tissues = "stage:tissues", denoiser = "stage:denoiser" }
-
-[[stages]]
-name = "parcels"
-recipe = "parts/parcels.toml"
-changes = { optimizer = { learning_rate = 2e-3 } }
-
-[[stages]]
-name = "quality"
-recipe = "parts/quality.toml"
-weights = { structures = "stage:structures", tissues = "stage:tissues", guided = "stage:guided" }
-"""
-
-
-def toy_head(parcels: bool) -> np.ndarray:
-    """A head of boxes, 8 mm a voxel: bone around two hemispheres of cortex, white matter, ventricles and deep grey."""
-    values = np.zeros((20, 22, 20), dtype=np.int32)
-    values[1:-1, 1:-1, 1:-1] = 515
-    for side, x in ((0, slice(3, 10)), (1, slice(10, 17))):
-        cortex, white, ventricle, thalamus, hippocampus, cerebellum = ((3, 2, 4, 10, 17, 8), (42, 41, 43, 49, 53, 47))[
-            side
-        ]
-        values[x, 3:19, 5:18] = cortex
-        if parcels:  # one half each of two parcels
-            values[x, 3:11, 5:18], values[x, 11:19, 5:18] = (1024, 1028) if side == 0 else (2024, 2028)
-        inner = slice(4, 10) if side == 0 else slice(10, 16)
-        values[inner, 5:17, 7:16] = white
-        values[inner, 9:13, 11:14] = ventricle
-        values[inner, 9:13, 9:11] = thalamus
-        values[inner, 7:9, 8:10] = hippocampus
-        values[x, 3:8, 3:6] = cerebellum
-    values[8:12, 8:11, 2:9] = 16
-    return values
-
-
-def write_stage(folder: Path, kind: str) -> None:
-    """The recipe of one stage, for 16^3 voxels of 8 mm and networks of two levels."""
-    inputs, outputs = CHANNELS.get(kind, (1, 33))
-    patch = 2 if kind in ("tissues", "denoiser") else 1
-    text = f"""
-[task]
-kind = "{kind}"
-[data]
-bank = "../{"parcels" if kind == "parcels" else "maps"}.safetensors"
-[generation.grid]
-shape = [16, 16, 16]
-spacing_mm = 8.0
-[network]
-in_channels = {inputs}
-out_channels = {outputs}
-features = 4
-levels = 2
-patch = {patch}
-norm = "instance"
-[encoder]
-features = 2
-levels = 2
-kernel = 3
-expected_dice = true
-[optimizer]
-steps = {3 if kind == "guided" else 2}
-learning_rate = 1e-3
-loss = "dice_ce"
-absent = "skip"
-ema_decay = 0.5
-seed = {STAGES.index(kind)}
-[output]
-name = "toy-{kind}"
-checkpoint_minutes = 1000.0
-log_every = 1
-"""
-    (folder / f"{kind}.toml").write_text(text, encoding="utf-8")
-
 
 @pytest.fixture(scope="module")
 def yard(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Banks, recipes and the chain; nothing in it is changed by the tests."""
-    folder = tmp_path_factory.mktemp("chain")
-    for name, protocol in (("maps", "synthseg-generation"), ("parcels", "synthseg-generation-dk")):
-        maps = [toy_head(name == "parcels"), toy_head(name == "parcels")[::-1].copy()]
-        if name == "maps":
-            maps[1] = toy_head(False)
-        bank = LabelBank.from_maps(maps, [(8.0, 8.0, 8.0)] * 2, ["one", "two"], load_protocol(protocol))
-        bank.save(folder / f"{name}.safetensors")
-    (folder / "parts").mkdir()
-    for kind in STAGES:
-        write_stage(folder / "parts", kind)
-    (folder / "toy.toml").write_text(CHAIN, encoding="utf-8")
-    return folder
+    return make_yard(tmp_path_factory.mktemp("chain"))
 
 
 @pytest.fixture(scope="module")
@@ -163,22 +54,6 @@ def copy(yard: Path, whole: Path, tmp_path: Path) -> Path:
     shutil.copytree(yard, folder)
     assert whole.is_dir()
     return folder
-
-
-def run(chain: Path, out: Path, **options: object) -> ChainResult:
-    read = load_training(chain)
-    assert isinstance(read, Chain)
-    return train_chain(read, RunOptions(out=out, device="cpu", threads=1, **options))  # type: ignore[arg-type]
-
-
-def weights_of(out: Path, stage: str) -> Path:
-    return out / stage / f"toy-{stage}.safetensors"
-
-
-def edit(path: Path, old: str, new: str) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert old in text
-    path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
 
 # A whole chain
@@ -442,119 +317,3 @@ def test_a_folder_in_use_and_weights_for_all_are_refused(yard: Path, whole: Path
         run(yard / "toy.toml", whole)
     with pytest.raises(UsageError, match="--init: found a chain of several networks"):
         run(yard / "toy.toml", whole, resume=True, init="default")
-
-
-# Files that are wrong
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ('recipe = "parts/tissues.toml"', 'recipe = "parts/t.toml"', r"toy.toml: stages.tissues.recipe: found no file"),
-        ('"stage:tissues" }', '"stage:tisues" }', r"stages.denoiser.weights.tissues: found an unknown stage 'tisues'"),
-        ('"stage:tissues" }', '"stage:guided" }', r"denoiser.weights.tissues: found the stage 'guided', which is not"),
-        (
-            'init = "stage:structures"',
-            'init = "stage:tissues"',
-            r"tissues.init: found the stage 'tissues', which is not",
-        ),
-        ('init = "stage:structures"', 'init = "structures"', r'tissues.init: .*write init = "stage:structures"'),
-        (
-            "weights = { tissues",
-            "weights = { tisues",
-            r"stages.denoiser.weights: found unknown key 'tisues'.*mean 'tissues'",
-        ),
-        ("changes = { optimizer", "changes = { optimiser", r"stages.parcels.changes: found unknown key 'optimiser'"),
-        ("{ learning_rate = 2e-3 }", "{ learning_rate = -1.0 }", r"optimizer.learning_rate: found -1.0"),
-        ("changes = { optimizer = { learning_rate = 2e-3 } }", "changes = 3", r"stages.parcels.changes: found 3"),
-        ('name = "tissues"', 'name = "structures"', r"found a second stage of the name 'structures'"),
-        ('name = "tissues"', 'name = "a/b"', r"found 'a/b'.*it becomes a folder"),
-        ('name = "tissues"', 'name = "weights"', r"found 'weights'.*it becomes a folder"),
-        ('name = "tissues"', 'nam = "tissues"', r"stages.1: found unknown key 'nam'. Fix: did you mean 'name'"),
-        ('[[stages]]\nname = "structures"', '[x]\n[[stages]]\nname = "structures"', r"toy.toml: found unknown key 'x'"),
-        ("parts/tissues.toml", "parts/structures.toml", r"output.name: found 'toy-structures', the name of an earlier"),
-        ("parts/tissues.toml", "toy.toml", r"stages.tissues.recipe: found a chain, toy.toml"),
-    ],
-)
-def test_a_chain_that_cannot_be_trained_is_one_message(
-    yard: Path, tmp_path: Path, command: Command, old: str, new: str, message: str
-) -> None:
-    shutil.copytree(yard / "parts", tmp_path / "parts")
-    (tmp_path / "toy.toml").write_text(CHAIN, encoding="utf-8")
-    edit(tmp_path / "toy.toml", old, new)
-    code, _, err = command("train", tmp_path / "toy.toml", "-o", tmp_path / "run")
-    assert code == 2
-    assert re.search(message, err), err
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("file", "old", "new", "message"),
-    [
-        ("parts/quality.toml", "maps.safe", "gone.safe", r"quality.toml: data.bank: found no file .*gone.safetensors"),
-        (
-            "toy.toml",
-            'init = "stage:structures"',
-            'init = "nope"',
-            r"toy.toml: stages.tissues.init: found 'nope': no weig",
-        ),
-        (
-            "toy.toml",
-            '"stage:guided" }',
-            '"x/y.safetensors" }',
-            r"toy.toml: stages.quality.weights.guided: found .*no such",
-        ),
-    ],
-)
-def test_what_a_later_stage_lacks_is_told_before_the_first(
-    yard: Path, tmp_path: Path, file: str, old: str, new: str, message: str
-) -> None:
-    shutil.copytree(yard / "parts", tmp_path / "parts")
-    for bank in yard.glob("*.safetensors"):
-        shutil.copy(bank, tmp_path)
-    (tmp_path / "toy.toml").write_text(CHAIN, encoding="utf-8")
-    edit(tmp_path / file, old, new)
-    with pytest.raises(ConfigError, match=message):
-        run(tmp_path / "toy.toml", tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_mistake_in_a_stages_recipe_is_told_with_the_recipes_name(yard: Path, tmp_path: Path) -> None:
-    shutil.copytree(yard / "parts", tmp_path / "parts")
-    (tmp_path / "toy.toml").write_text(CHAIN, encoding="utf-8")
-    edit(tmp_path / "parts" / "guided.toml", "steps = 3", "stepps = 3")
-    with pytest.raises(ConfigError, match=r"guided.toml.optimizer: found unknown key 'stepps'"):
-        load_training(tmp_path / "toy.toml")
-
-
-def test_a_recipe_is_read_as_before(yard: Path) -> None:
-    recipe = load_training(yard / "parts" / "guided.toml")
-    assert isinstance(recipe, Recipe)
-    assert recipe.task.kind == "guided"
-
-
-def test_paths_in_a_chain_count_from_its_own_folder(yard: Path, tmp_path: Path) -> None:
-    shutil.copytree(yard / "parts", tmp_path / "parts")
-    text = CHAIN.replace('"stage:structures"', '"./mine.safetensors"').replace('"stage:guided"', '"up/g.safetensors"')
-    (tmp_path / "toy.toml").write_text(text, encoding="utf-8")
-    chain = load_training(tmp_path / "toy.toml")
-    assert isinstance(chain, Chain)
-    stages = {stage.name: stage for stage in chain.stages}
-    assert stages["tissues"].init == str(tmp_path / "mine.safetensors")
-    assert stages["quality"].recipe.task.weights.guided == str(tmp_path / "up" / "g.safetensors")
-    assert stages["quality"].needs == {"tissues": "tissues"}
-
-
-def test_the_shipped_chain_trains_the_five_networks_of_synthseg_plus() -> None:
-    chain = load_training(RECIPES / "chain.toml")
-    assert isinstance(chain, Chain)
-    assert {stage.name: stage.recipe.task.kind for stage in chain.stages} == {r: r for r in ROLES[1:]}
-    for stage in chain.stages:
-        assert stage.recipe.output.name == SHIPPED[stage.name]
-        roles = {
-            "denoiser": ["tissues"],
-            "guided": ["tissues", "denoiser"],
-            "quality": ["tissues", "denoiser", "guided"],
-        }
-        assert stage.needs == {role: role for role in roles.get(stage.name, [])}
-        assert stage.init is None or stage.init in ("default", "compact")
