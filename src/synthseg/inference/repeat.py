@@ -70,8 +70,8 @@ def segment_copies(
     """
     ras, _ = to_ras(scan)
     source = _Source.of(segmenter, ras, segmentation)
-    plain = segmenter.with_config(replace(segmenter.config, ct=False))  # a CT's copies have been clipped
-    plain.models = {role: model for role, model in segmenter.models.items() if role != "quality"}  # of the scan alone
+    # Quality is predicted of the scan alone; a CT's copies have been clipped.
+    plain = segmenter.without_quality().with_config(replace(segmenter.config, ct=False))
     want = Want(space="1mm")  # volumes are measured there: labels on the copy's own grid would be of no use
     copies = []
     for number, change in enumerate(draw_changes(ras, count), start=1):

@@ -113,6 +113,12 @@ class Segmenter:
         other.config = config
         return other
 
+    def without_quality(self) -> Segmenter:
+        """The same networks but the one that predicts how good a result is."""
+        other = copy.copy(self)
+        other.models = {role: model for role, model in self.models.items() if role != "quality"}
+        return other
+
     def segment(self, scan: str | Path | Volume, want: Want | None = None) -> Segmentation:
         """Segment one scan.
 
