@@ -18,7 +18,7 @@ PINS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test scores scores-plus lint format clean
+.PHONY: help demo test scores scores-plus bench-inference lint format clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,12 @@ scores: $(STAMPS)/dev  ## score the weights on the validation scans, into docs/s
 PLUS_ARGS ?=
 scores-plus: $(STAMPS)/dev  ## prove the robust mode, the denoiser, quality control, parcels, ICV, into docs/scores.md
 	@$(BIN)/python -m benchmarks.plus --shared $(SHARED) --subset $(SUBSET) --out $(SCORES_OUTPUT)/plus $(PLUS_ARGS)
+
+# Some 25 minutes on two quiet cores; interrupted, it goes on where it was. More: INFERENCE_ARGS="--peers peers
+# --paper WEIGHTS", see benchmarks/inference/__main__.py.
+INFERENCE_ARGS ?=
+bench-inference: $(STAMPS)/dev  ## measure inference against plain torch, peers and the original's figures
+	@$(BIN)/python -m benchmarks.inference --shared $(SHARED) --out $(SCORES_OUTPUT)/inference --subset $(SUBSET) $(INFERENCE_ARGS)
 
 # No cache: lint-imports' own goes stale when a module appears that an unchanged file imports.
 lint: $(STAMPS)/dev  ## style, formatting, types, and which room may import which

@@ -15,31 +15,40 @@ ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
 from synthseg.allocator import keep_freed_memory
 changed = keep_freed_memory() if sys.argv[1] == "keep" else None
 import torch
+from concurrent.futures import ThreadPoolExecutor
 torch.set_num_threads(1)
-for _ in range(3):
-    torch.ones(2**23)
+def allocate(times):
+    for _ in range(times):
+        torch.ones(2**23)
+where = ThreadPoolExecutor(1) if sys.argv[2] == "thread" else None
+run = allocate if where is None else lambda times: where.submit(allocate, times).result()
+run(10)  # a new place each time at first, until the heap has grown: small blocks settle between large ones
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
-    torch.ones(2**23)
+run(10)
 print(changed, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def faults(mode: str, **environment: str) -> tuple[str, int]:
+def faults(mode: str, where: str = "main", **environment: str) -> tuple[str, int]:
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "GLIBC_", "THP_"))}
     result = subprocess.run(
-        [sys.executable, "-c", WORK, mode], env={**clean, **environment}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", WORK, mode, where],
+        env={**clean, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     changed, count = result.stdout.split()
     return changed, int(count)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
-def test_freed_memory_is_used_again_without_asking_the_system():
-    changed, kept = faults("keep")
+@pytest.mark.parametrize("where", ["main", "thread"])
+def test_freed_memory_is_used_again_without_asking_the_system(where):
+    changed, kept = faults("keep", where)
     if changed == "False":
         pytest.skip("another C library than glibc")
-    _, plain = faults("plain")
+    _, plain = faults("plain", where)
     # Ten tensors of 32 MiB are 81,920 pages. Kept memory is not free of faults (the interpreter's own, or a tensor that
     # found its place taken by a small block and grew the heap once more), but most of the ten cost none.
     assert kept < 81_920 / 4 < 81_920 * 0.9 < plain

@@ -9,10 +9,12 @@ import pytest
 
 from synthseg.cli import build_app, main
 
-COMMANDS = ("segment", "demo", "generate", "train", "bank", "evaluate", "labels", "weights")
+COMMANDS = ("segment", "demo", "doctor", "generate", "train", "bank", "evaluate", "labels", "weights")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["segment", "--help"], ["demo", "-h"], ["weights", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["segment", "--help"], ["demo", "-h"], ["weights", "--help"], ["doctor", "--help"]]
+)
 def test_help_loads_no_torch(arguments):
     code = (
         "import sys\nfrom synthseg.cli import main\n"

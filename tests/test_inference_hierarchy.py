@@ -59,10 +59,10 @@ def test_the_hierarchy_is_the_composition_done_by_hand(seed, shape):
         mended = decided(torch.softmax(d(first), 1))
         expected = torch.softmax(s2(torch.cat([image, mended], 1)), 1)[0]
         composed = torch.softmax(GroupsFirst(s1, d, s2)(image), 1)[0]  # what training runs
-    groups = denoised(models["denoiser"], tissue_groups(models["tissues"], image, ROBUST, "s"), ROBUST, "s")
+    groups = denoised(models["denoiser"], tissue_groups(models["tissues"], image, "s"), "s")
     inputs = with_groups(image, groups, 5)
     assert torch.equal(inputs, torch.cat([image, mended], 1))
-    result = predict_posteriors(s2, inputs, models["guided"].channels.partners, ROBUST)
+    result = predict_posteriors(models["guided"].runner, inputs, models["guided"].channels.partners, ROBUST)
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-6)
     torch.testing.assert_close(result, composed, rtol=0, atol=1e-6)
     assert len(torch.unique(first.argmax(1))) > 1  # the stages decide something

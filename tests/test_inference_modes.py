@@ -26,7 +26,7 @@ from plus_helpers import (
 )
 from synthseg.errors import ConfigError, UsageError, WeightsError
 from synthseg.inference import MODES, InferenceConfig, Model, Segmenter, load_model
-from synthseg.inference.bundle import gather, main_of, multiple_of, structures_of
+from synthseg.inference.bundle import check_fit, gather, locator_of, main_of, multiple_of, structures_of
 from synthseg.inference.modes import find_mode, mode_config, modes_from_tables
 from synthseg.labels import LabelProtocol, load_protocol
 from synthseg.networks import Encoder, EncoderConfig
@@ -68,9 +68,11 @@ def test_the_modes_name_weights_by_the_role_they_play():
     named = find_mode("robust").weights.by_role()
     assert named == {role: f"synthseg-2mm-{role}" for role in ("tissues", "denoiser", "guided")}
     assert find_mode("robust-fast").weights.by_role() == named
-    _, add_ons = modes_from_tables(tables())
-    assert {name: mode.weights.by_role() for name, mode in add_ons.items()} == {
-        role: {role: f"synthseg-2mm-{role}"} for role in ("parcels", "quality")
+    _, extras = modes_from_tables(tables())
+    assert {name: mode.weights.by_role() for name, mode in extras.items()} == {
+        "locator": {"tissues": "synthseg-2mm-tissues"},
+        "parcels": {"parcels": "synthseg-2mm-parcels"},
+        "quality": {"quality": "synthseg-2mm-quality"},
     }
 
 
@@ -96,8 +98,16 @@ def test_an_add_on_must_name_its_own_role_and_be_there():
         ConfigError, match=r"quality\.weights: found weights for parcels\. Fix: name weights for quality"
     ):
         modes_from_tables(wrong)
-    del wrong["quality"]
-    with pytest.raises(ConfigError, match="no table for quality"):
+    for missing in ("quality", "locator"):
+        few = tables()
+        del few[missing]
+        with pytest.raises(ConfigError, match=f"no table for {missing}"):
+            modes_from_tables(few)
+    wrong = tables()
+    wrong["locator"] = {"description": "x", "weights": {"structures": "a"}}
+    with pytest.raises(
+        ConfigError, match=r"locator\.weights: found weights for structures\. Fix: name weights for tissues"
+    ):
         modes_from_tables(wrong)
 
 
@@ -175,9 +185,11 @@ def test_one_file_replaces_one_network_of_the_hierarchy(tmp_path, monkeypatch):
     monkeypatch.setenv("SYNTHSEG_WEIGHTS_DIR", str(tmp_path))
     own = save_role(tmp_path / "own.safetensors", "guided", 6, STRUCTURES)
     models = Segmenter(own, "robust").models
-    assert [model.name for model in models.values()] == [SHIPPED["tissues"], SHIPPED["denoiser"], "own"]
+    named = {role: model.name for role, model in models.items() if role != "locator"}
+    assert named == {"tissues": SHIPPED["tissues"], "denoiser": SHIPPED["denoiser"], "guided": "own"}
     for default in (None, "default"):
-        assert [m.name for m in gather("robust", default).values()] == [SHIPPED[role] for role in shipped]
+        given = gather("robust", default, locator=False)
+        assert [m.name for m in given.values()] == [SHIPPED[role] for role in shipped]
 
 
 def test_weights_of_another_protocol_than_counted_on_are_refused(tmp_path):
@@ -222,6 +234,45 @@ def test_networks_that_do_not_understand_each_other_are_refused():
     sideless = Model.from_network(Reader([], 5), GROUPS, role="parcels", spacing_mm=1.0)
     with pytest.raises(WeightsError, match=r"found parcels without a side: white matter"):
         gather("default", structures_model(), parcels=sideless)
+
+
+def test_a_network_that_is_shown_windows_comes_with_a_locator_of_its_own(tmp_path):
+    plain = load_model(save_role(tmp_path / "plain.safetensors", None, 1, STRUCTURES))  # batch norm: any field of view
+    stated = load_model(save_role(tmp_path / "stated.safetensors", None, 1, STRUCTURES, field_of_view_mm=[80, 80, 80]))
+    for own in (plain, stated):
+        models = gather("fast", own)
+        assert {role: model.name for role, model in models.items()} == {
+            "locator": SHIPPED["tissues"],
+            "structures": own.name,
+        }
+        assert locator_of(models) is models["locator"]
+        assert main_of(models) is own
+        assert multiple_of(replace_locator(models, multiple=7)) == own.multiple  # it has a grid of its own
+        check_fit(replace_locator(models, spacing_mm=3.0))
+        assert list(gather("fast", own, locator=False)) == ["structures"]
+    other = Model.from_network(Reader([], 5), GROUPS, spacing_mm=3.0, role="tissues", name="other")
+    assert gather("fast", plain, locator=other)["locator"] is other
+    assert gather("fast", {"structures": plain, "locator": other})["locator"] is other
+    with pytest.raises(
+        WeightsError, match=r"weights structures: found weights of role 'structures', which are of no use"
+    ):
+        gather("fast", plain, locator=structures_model())
+
+
+def test_a_network_of_ones_own_finds_the_brain_itself_and_others_need_not():
+    own = replace(structures_model(), field_of_view_mm=(40.0, 40.0, 40.0))
+    assert list(gather("default", own)) == ["structures"]
+    assert locator_of({"structures": own}) is None
+    assert list(gather("default", structures_model())) == ["structures"]  # may depend on positions: never cut
+    models = hierarchy_models()
+    models["guided"] = replace(models["guided"], field_of_view_mm=(40.0, 40.0, 40.0))
+    gathered = gather("robust", models)
+    assert list(gathered) == ["tissues", "denoiser", "guided"]  # S1 finds it, loaded once
+    assert locator_of(gathered) is models["tissues"]
+
+
+def replace_locator(models: dict[str, Model], **changes: object) -> dict[str, Model]:
+    return {**models, "locator": replace(models["locator"], **changes)}
 
 
 def test_a_run_knows_all_structures_and_groups_of_its_results():

@@ -190,12 +190,12 @@ def test_invariants_catch_unknown_labels_and_volumes_that_do_not_add_up():
 
 
 def test_posteriors_that_are_not_normalised_are_stopped(monkeypatch):
-    def half(data):
-        data[1:] *= (
-            0.5  # what a mistake in the clean-up would look like: the structures lose, the background does not win
-        )
+    def half(pieces, _shape):  # as a mistaken clean-up might: the structures lose, the background does not win
+        pieces[0].values[1:] *= 0.5
+        for piece in pieces[1:]:
+            piece.values[:] *= 0.5
 
-    monkeypatch.setattr("synthseg.inference.postprocess.normalise", half)
+    monkeypatch.setattr("synthseg.inference.survivors.normalise", half)
     with pytest.raises(InvariantError, match="are not background"):
         Segmenter(band_model()).segment(Volume(phantom(), phantom_affine()))
 

@@ -26,7 +26,7 @@ from plus_helpers import (
 )
 from synthseg.errors import InvariantError
 from synthseg.inference import Model, Quality, Segmenter
-from synthseg.inference.quality import predict_quality, quality_window, window_sides
+from synthseg.inference.quality import QualityInputs, predict_quality, quality_window, window_sides
 from synthseg.networks import Encoder, EncoderConfig
 
 CHANNELS = structures_model().channels
@@ -108,6 +108,15 @@ def random_posteriors(shape: tuple[int, int, int], seed: int = 0) -> torch.Tenso
     return torch.softmax(4 * torch.randn(33, *shape, generator=torch.Generator().manual_seed(seed)), 0)
 
 
+def scored(model: Model, posteriors: torch.Tensor) -> Quality:
+    """The quality of posteriors [C, X, Y, Z] that come in two slabs."""
+    inputs = QualityInputs(model, CHANNELS, tuple(posteriors.shape[1:]))
+    middle = posteriors.shape[1] // 2
+    for start, slab in ((0, posteriors[:, :middle]), (middle, posteriors[:, middle:])):
+        inputs.add(start, slab.permute(1, 2, 3, 0))
+    return predict_quality(inputs, EXACT)
+
+
 @pytest.mark.parametrize("soft", [False, True])
 def test_the_network_sees_the_groups_around_the_brain_and_background_elsewhere(soft):
     labels = painted((40, 40, 16))
@@ -116,7 +125,7 @@ def test_the_network_sees_the_groups_around_the_brain_and_background_elsewhere(s
     posteriors.scatter_add_(0, index[None], torch.full((1, 40, 40, 16), 0.7))
     assert torch.equal(posteriors.argmax(0), index)
     network = Means()
-    predict_quality(quality_model(network, soft=soft, side_mm=48.0), posteriors, CHANNELS, EXACT)
+    scored(quality_model(network, soft=soft, side_mm=48.0), posteriors)
     (seen,) = network.seen
     assert seen.shape == (1, 9, 48, 48, 48)
     torch.testing.assert_close(seen.sum(1), torch.ones(1, 48, 48, 48))
@@ -139,12 +148,12 @@ def test_the_network_sees_the_groups_around_the_brain_and_background_elsewhere(s
 
 def test_scores_are_clipped_and_background_is_not_among_them():
     posteriors = random_posteriors((16, 16, 16))
-    high = predict_quality(quality_model(Means(0, 1.7)), posteriors, CHANNELS, EXACT)
-    low = predict_quality(quality_model(Means(0, -0.2)), posteriors, CHANNELS, EXACT)
+    high = scored(quality_model(Means(0, 1.7)), posteriors)
+    low = scored(quality_model(Means(0, -0.2)), posteriors)
     assert list(high.scores) == list(QUALITY.names[1:])
     assert set(high.scores.values()) == {1.0}
     assert set(low.scores.values()) == {0.0}
-    assert predict_quality(quality_model(Means(0, 0.5)), posteriors, CHANNELS, EXACT).verdict == "fail"
+    assert scored(quality_model(Means(0, 0.5)), posteriors).verdict == "fail"
 
 
 def test_an_encoder_that_starts_from_the_expected_dice_says_it_of_the_posteriors():
@@ -154,7 +163,7 @@ def test_an_encoder_that_starts_from_the_expected_dice_says_it_of_the_posteriors
     model = Model.from_network(
         encoder, QUALITY, role="quality", spacing_mm=1.0, soft_inputs=True, field_of_view_mm=(40.0, 40.0, 40.0)
     )
-    result = predict_quality(model, posteriors, CHANNELS, EXACT)
+    result = scored(model, posteriors)
     grouped = np.stack([posteriors.numpy()[g == GROUP].sum(0) for g in range(9)])  # the last layer is still zero
     hard = grouped.argmax(0)
     for g, name in enumerate(QUALITY.names[1:], start=1):
@@ -165,7 +174,7 @@ def test_an_encoder_that_starts_from_the_expected_dice_says_it_of_the_posteriors
 def test_a_score_that_is_not_a_number_is_stopped():
     model = quality_model(Means(offset=float("nan")))
     with pytest.raises(InvariantError, match="an output of quality that is not a number"):
-        predict_quality(model, random_posteriors((8, 8, 8)), CHANNELS, EXACT)
+        scored(model, random_posteriors((8, 8, 8)))
 
 
 # -- in the pipeline

@@ -6,32 +6,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
 from inference_helpers import phantom_affine, small_protocol
 from synthseg.errors import ConfigError, UsageError, VolumeError, WeightsError
 from synthseg.inference.config import InferenceConfig
-from synthseg.inference.grids import Grid
 from synthseg.inference.modes import MODES
-from synthseg.inference.postprocess import (
-    argmax_channels,
-    bring_to,
-    clean_posteriors,
-    keep_topology,
-    largest_component,
-    normalise,
-)
-from synthseg.inference.predict import average_with_mirrored, pick_device, smooth_posteriors, smoothing_weights
+from synthseg.inference.predict import pick_device
 from synthseg.inference.prepare import (
     edge_aligned_grid,
     grid_of,
     looks_like_ct,
-    pad_to_multiple,
     prepare,
+    whole_window,
     window_ct,
 )
 from synthseg.inference.structures import channels_of, find_structures
@@ -111,7 +100,8 @@ def test_an_unknown_device_is_refused():
 @given(shape=st.tuples(*[st.integers(1, 40)] * 3), multiple=st.sampled_from([1, 2, 16, 32]))
 def test_padding_is_centred_and_reaches_the_next_multiple(shape, multiple):
     data = np.random.default_rng(0).random(shape).astype(np.float32)
-    padded, start = pad_to_multiple(data, multiple)
+    window = whole_window(data.shape, multiple)
+    padded, start = window.crop(data), window.start
     assert all(n % multiple == 0 and n - m < multiple for n, m in zip(padded.shape, shape, strict=True))
     inside = tuple(slice(-s, -s + n) for s, n in zip(start, shape, strict=True))
     np.testing.assert_array_equal(padded[inside], data)
@@ -119,9 +109,9 @@ def test_padding_is_centred_and_reaches_the_next_multiple(shape, multiple):
 
 
 def test_padding_of_the_references_example():
-    padded, start = pad_to_multiple(np.ones((181, 217, 181), np.float32), 32)  # reference 11.2
-    assert padded.shape == (192, 224, 192)
-    assert start == (-5, -3, -5)
+    window = whole_window((181, 217, 181), 32)  # reference 11.2
+    assert window.shape == (192, 224, 192)
+    assert window.start == (-5, -3, -5)
 
 
 def test_rescale_maps_its_percentiles_to_0_and_1_and_clips():
@@ -213,149 +203,3 @@ def test_real_mr_is_not_taken_for_ct(shared):
     folder = shared / "data" / "validation"
     for name in ("t1/uih_t1_head.nii.gz", "contrasts/stroke_flair_brain.nii.gz", "ct/t1_older_adults_mni_1mm.nii.gz"):
         assert not looks_like_ct(read_volume(folder / name).data)
-
-
-# -- predict
-
-
-def test_smoothing_kernel_is_that_of_the_reference():
-    outer, centre = smoothing_weights(0.5)
-    np.testing.assert_allclose([outer, centre], [0.10650698, 0.78698604], atol=1e-8)  # reference 11.2
-    impulse = torch.zeros(1, 5, 5, 5)
-    impulse[0, 2, 2, 2] = 1
-    kernel = np.array([outer, centre, outer])
-    expected = np.zeros((5, 5, 5))
-    expected[1:4, 1:4, 1:4] = np.einsum("i,j,k->ijk", kernel, kernel, kernel)
-    np.testing.assert_allclose(smooth_posteriors(impulse, 0.5)[0], expected, atol=1e-7)
-
-
-@settings(max_examples=20)
-@given(shape=st.tuples(*[st.integers(1, 7)] * 3), sigma=st.floats(0.2, 1.0))
-def test_smoothing_is_a_zero_padded_convolution(shape, sigma):
-    data = np.random.default_rng(1).random((3, *shape)).astype(np.float32)
-    outer, centre = smoothing_weights(sigma)
-    expected = data.astype(np.float64)
-    for axis in (1, 2, 3):
-        expected = ndimage.convolve1d(expected, [outer, centre, outer], axis=axis, mode="constant")
-    np.testing.assert_allclose(smooth_posteriors(torch.from_numpy(data.copy()), sigma), expected, atol=1e-6)
-
-
-def test_no_smoothing_leaves_posteriors_as_they_are():
-    data = torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(smooth_posteriors(data.clone(), 0.0), data)
-
-
-def test_mirror_averaging_pairs_channels_with_their_partners():
-    partners = channels_of(small_protocol()).partners
-    a = torch.rand(7, 2, 3, 4, generator=torch.Generator().manual_seed(0))
-    b = torch.rand(7, 2, 3, 4, generator=torch.Generator().manual_seed(1))
-    expected = 0.5 * (a + b[torch.from_numpy(partners)])
-    torch.testing.assert_close(average_with_mirrored(a.clone(), b, partners), expected)
-
-
-# -- postprocess
-
-masks = hnp.arrays(bool, st.tuples(*[st.integers(1, 7)] * 3))
-
-
-@settings(max_examples=150)
-@given(mask=masks)
-def test_largest_component_is_scipys(mask):
-    labelled, count = ndimage.label(mask, structure=FACES)
-    expected = np.zeros_like(mask)
-    if count:
-        expected = labelled == 1 + np.argmax(np.bincount(labelled.ravel())[1:])  # ties: first in scan order
-    result = largest_component(mask)
-    np.testing.assert_array_equal(result, expected)
-
-
-def reference_clean(p: np.ndarray, topology: np.ndarray, config: InferenceConfig) -> np.ndarray:
-    """Reference 6.5 word by word, with scipy's labelling, without any box."""
-    p = p.astype(np.float64)
-
-    def largest(mask: np.ndarray) -> np.ndarray:
-        labelled, count = ndimage.label(mask, structure=FACES)
-        return labelled == 1 + np.argmax(np.bincount(labelled.ravel())[1:]) if count else mask
-
-    p[1:] *= largest(p[1:].sum(axis=0) > config.foreground_threshold)
-    above = p > config.class_threshold
-    if config.topology:
-        for group in set(topology.tolist()) - {0}:
-            members = topology == group
-            p[members] *= largest(above[members].any(axis=0))
-    else:
-        p[1:] *= p[1:] > config.channel_threshold
-    total = p.sum(axis=0)
-    p[0][total == 0] = 1
-    return p / p.sum(axis=0)
-
-
-@pytest.mark.parametrize("config", [DEFAULT, FAST], ids=["default", "fast"])
-@pytest.mark.parametrize("seed", range(6))
-def test_clean_up_is_that_of_the_reference(config, seed):
-    rng = np.random.default_rng(seed)
-    noise = ndimage.gaussian_filter(rng.normal(size=(7, 24, 20, 22)), (0, 2, 2, 2))
-    p = np.exp(60 * noise)
-    p = (p / p.sum(axis=0)).astype(np.float32)
-    p[:, 3, 3, 3] = 0  # where even background has vanished
-    channels = channels_of(small_protocol())
-    grid = Grid((24, 20, 22), np.eye(4))
-    cleaned = clean_posteriors(p.copy(), grid, grid, channels, config)
-    whole = np.zeros_like(p)
-    whole[0] = 1
-    whole[(slice(None), *cleaned.slices)] = cleaned.data
-    expected = reference_clean(p, channels.topology, config)
-    np.testing.assert_allclose(whole, expected, atol=2e-6)
-    np.testing.assert_array_equal(argmax_channels(cleaned.data), cleaned.data.argmax(axis=0))
-
-
-def test_topology_group_zero_keeps_all_its_pieces():
-    data = np.zeros((3, 9, 3, 3), np.float32)
-    data[1, :2], data[1, 5:] = 0.9, 0.9
-    data[2, :2], data[2, 5:] = 0.9, 0.9
-    keep_topology(data, np.array([0, 0, 1]), 0.25)
-    assert (data[1] > 0).sum() == 6 * 9
-    assert (data[2] > 0).sum() == 4 * 9
-
-
-def test_members_of_a_group_are_cleaned_as_one_piece():
-    data = np.zeros((3, 8, 3, 3), np.float32)
-    data[1, :3], data[2, 3:5] = 0.9, 0.9  # touching: together the largest
-    data[1, 6:] = 0.9
-    data[2, 0] = 0.1  # below the threshold, but inside the component: kept
-    keep_topology(data, np.array([0, 4, 4]), 0.25)
-    assert (data[1] > 0).any(axis=(1, 2)).tolist() == [True] * 3 + [False] * 5
-    assert (data[2] > 0).any(axis=(1, 2)).tolist() == [True, False, False, True, True, False, False, False]
-
-
-def test_normalising_nothing_gives_background():
-    data = np.zeros((3, 2, 2, 2), np.float32)
-    data[1, 0] = 0.4
-    data[2, 0] = 0.4
-    normalise(data)
-    np.testing.assert_allclose(data[:, 0, 0, 0], [0, 0.5, 0.5])
-    np.testing.assert_allclose(data[:, 1, 1, 1], [1, 0, 0])
-
-
-def test_argmax_ties_go_to_the_lowest_channel():
-    assert (argmax_channels(np.full((4, 2, 2, 2), 0.25, np.float32)) == 0).all()
-
-
-def test_bringing_posteriors_to_voxels_that_coincide_copies_them():
-    data = np.random.default_rng(0).random((2, 8, 9, 10)).astype(np.float32)
-    grid = Grid((8, 9, 10), phantom_affine())
-    part = grid.window((1, 2, 3), (5, 4, 6))
-    result = bring_to(data, grid, part)
-    np.testing.assert_array_equal(result, data[:, 1:6, 2:6, 3:9])
-    result[:] = 0
-    assert data[:, 1:6, 2:6, 3:9].min() > 0
-
-
-def test_a_head_touching_the_border_of_its_grid_is_cleaned_like_any_other():
-    channels = channels_of(small_protocol())
-    p = np.zeros((7, 10, 10, 10), np.float32)
-    p[5] = 1
-    grid = Grid((10, 10, 10), np.eye(4))
-    cleaned = clean_posteriors(p, grid, grid, channels, DEFAULT)
-    assert cleaned.data.shape == p.shape
-    assert (argmax_channels(cleaned.data) == 5).all()

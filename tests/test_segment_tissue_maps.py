@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference_helpers import BandNetwork, band_model, coarse_scan, phantom, run_scans, save_scan
+from posterior_helpers import as_sparse, plain
 from synthseg.errors import UsageError
 from synthseg.inference import Model, Outputs, Segmenter, discover
 from synthseg.inference.grids import Grid
-from synthseg.inference.postprocess import Posteriors
 from synthseg.inference.structures import channels_of
 from synthseg.inference.tissue_maps import TISSUES, require_tissues, tissue_posteriors
 from synthseg.labels import load_protocol
@@ -38,11 +38,13 @@ def test_tissues_are_sums_of_their_structures_and_add_up_to_1_with_background(se
     values = load_protocol("synthseg-2.0").target_values
     data = np.random.default_rng(seed).dirichlet(np.full(len(values), 0.2), (3, 4, 5)).transpose(3, 0, 1, 2)
     grid = Grid((9, 9, 9), np.eye(4))
-    found = tissue_posteriors(Posteriors(data.astype(np.float32), (1, 2, 3), grid), values)
+    data[:, 1] = np.eye(len(values))[0][:, None, None]  # background and nothing else
+    found = tissue_posteriors(as_sparse(plain.Posteriors(data.astype(np.float32), (1, 2, 3), grid)), values)
     assert (found.start, found.grid) == ((1, 2, 3), grid)
+    tissues = found.dense()
     for channel, tissue in enumerate(TISSUES.values(), start=1):
-        np.testing.assert_allclose(found.data[channel], data[np.isin(values, tissue)].sum(axis=0), atol=1e-6)
-    np.testing.assert_allclose(found.data.sum(axis=0), 1, atol=1e-5)
+        np.testing.assert_allclose(tissues[channel], data[np.isin(values, tissue)].sum(axis=0), atol=1e-6)
+    np.testing.assert_allclose(tissues.sum(axis=0), 1, atol=1e-5)
 
 
 @pytest.mark.parametrize("protocol", ["feta", "tissue-groups", "desikan-killiany"])

@@ -231,6 +231,6 @@ def test_running_out_of_memory_is_said_plainly(
         raise MemoryError
 
     path = save(tmp_path / "a.nii", head)
-    monkeypatch.setattr(nib.Nifti1Image, "get_fdata", full)
+    monkeypatch.setattr(nib.arrayproxy.ArrayProxy, "_get_unscaled", full)
     with pytest.raises(VolumeError, match=r"a\.nii: found more voxels than there is memory for"):
         read_volume(path)

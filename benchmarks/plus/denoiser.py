@@ -22,11 +22,8 @@ from synthseg.evaluation.corruption import CORRUPTIONS, corrupt
 from synthseg.evaluation.groups import groups_on
 from synthseg.evaluation.kept import kept
 from synthseg.evaluation.yardstick import near_labels
-from synthseg.inference import InferenceConfig, Model
-from synthseg.inference.focus import focus, needs_focus
-from synthseg.inference.hierarchy import denoised, first_look, tissue_groups
-from synthseg.inference.modes import mode_config
-from synthseg.inference.prepare import prepare
+from synthseg.inference import Model, Segmenter
+from synthseg.inference.hierarchy import denoised, tissue_groups
 from synthseg.labels import load_protocol
 from synthseg.labels.convert import group_mapping
 from synthseg.volumes import Volume, bounding_box, crop_pad, read_volume, to_ras
@@ -73,7 +70,7 @@ def mend(groups: np.ndarray, denoiser: Model) -> np.ndarray:
     """[X, Y, Z] groups through the denoiser, background around them up to sides it accepts."""
     sides = [n + (-n) % denoiser.multiple for n in groups.shape]
     seen = torch.from_numpy(crop_pad(groups.astype(np.int64), (0, 0, 0), sides))
-    mended = denoised(denoiser, seen, mode_config("robust"), "map of groups").cpu().numpy()
+    mended = denoised(denoiser, seen, "map of groups").cpu().numpy()
     return np.asarray(mended[tuple(slice(n) for n in groups.shape)], dtype=np.int32)
 
 
@@ -97,20 +94,12 @@ def _real(data: Path, name: str, change: str, denoiser: Model, tissues: Model) -
     truth = read_volume(data / "oasis" / f"{name}_aseg.nii.gz", labels=True)
     scan, truth = near_labels(read_volume(data / "oasis" / f"{name}_t1.nii.gz"), truth, cases.MARGIN_MM)
     changed, _ = degrade(scan, truth, change, name=name)
-    config = mode_config("robust")
-    prepared = prepare(changed, spacing_mm=tissues.spacing_mm, multiple=tissues.multiple, config=config)
-    if tissues.field_of_view_mm is not None and needs_focus(prepared, tissues.field_of_view_mm):
-        prepared = _focused(prepared, tissues, config)
-    wrong = tissue_groups(tissues, prepared.image, config, name).cpu().numpy()
+    segmenter = Segmenter({"tissues": tissues, "denoiser": denoiser}, "robust")
+    prepared, _ = segmenter.focused(segmenter.prepare(changed))
+    wrong = tissue_groups(tissues, prepared.image, name).cpu().numpy()
     grid = prepared.padded
     marked = groups_on(truth, _tissues(), grid.shape, grid.affine, spacing_mm=tissues.spacing_mm)
     return _scores(wrong, mend(wrong, denoiser), marked)
-
-
-def _focused(prepared: Any, tissues: Model, config: InferenceConfig) -> Any:
-    seen = first_look(tissues, prepared.image, config, "scan")[0].cpu().numpy()
-    assert tissues.field_of_view_mm is not None  # asked before
-    return focus(prepared, seen, tissues.field_of_view_mm, multiple=tissues.multiple, config=config)
 
 
 def _example(source: Path, pair: str, denoiser: Model) -> dict[str, Any]:

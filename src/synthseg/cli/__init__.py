@@ -21,7 +21,7 @@ EPILOG = "Any command takes --debug, which shows where an error came from."
 
 def build_app() -> typer.Typer:
     """The application with all its commands."""
-    from synthseg.cli import demo, evaluate, generate, segment, train
+    from synthseg.cli import demo, doctor, evaluate, generate, segment, train
     from synthseg.cli.labels import labels_app
     from synthseg.cli.weights import weights_app
 
@@ -32,10 +32,11 @@ def build_app() -> typer.Typer:
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
+        rich_markup_mode=None,  # plain help: rich and its markdown would take half of the time of `--help`
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_global_options)
-    for module in (segment, demo, generate, train, evaluate):
+    for module in (segment, demo, doctor, generate, train, evaluate):
         module.register(app)
     app.add_typer(labels_app, name="labels")
     app.add_typer(weights_app, name="weights")

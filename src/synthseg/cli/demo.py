@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from synthseg.cli.process import prepare_process
+
 SHOWN = ("total intracranial", "left hippocampus", "right hippocampus", "left thalamus", "right thalamus", "brain-stem")
 
 
@@ -20,9 +22,10 @@ def demo(
     weights: Annotated[str, typer.Option(help="Name (see synthseg weights list) or path.")] = "default",
     fast: Annotated[bool, typer.Option("--fast", help="No mirror averaging, no topology clean-up.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: all cores.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
     """Segment the MNI152 T1 template that the nilearn package carries; nothing is downloaded."""
+    prepare_process(threads, device)
     from synthseg.inference import Segmenter
     from synthseg.report.demo import load_template, run_demo
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from synthseg.cli.process import prepare_process
 from synthseg.errors import UsageError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from synthseg.inference import BatchResult, InferenceConfig, Job, Outcome, Outputs, Segmenter
 
 INTERRUPTED = 130
@@ -92,14 +96,43 @@ def segment(
         typer.Option(help="Intensities that become 0 and 1. Default 1 99 (the paper); the original code has 0.5 99.5."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do finished scans again.")] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: all cores.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="CPU threads. Default: all cores. With 1, scans are not read and written beside the computation.",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    backend: Annotated[
+        str,
+        typer.Option(
+            help="What carries the networks out: auto, torch, openvino, compile or plain. `synthseg doctor` says which "
+            "of them work here and which auto takes; all give the same answer."
+        ),
+    ] = "auto",
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the networks' arithmetic: float32, bfloat16 (close to it) or int8 (OpenVINO, and weights with "
+            "calibrated ranges). Default: the mode's, float32."
+        ),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="What the process may take in all, e.g. 4G; on a GPU, of its memory. Less memory, a little more time, "
+            "the same labels.",
+        ),
+    ] = None,
 ) -> None:
     """Segment brain scans of any contrast and resolution.
 
     A scan that fails is reported and the others are still done; scans that are finished are skipped, so that the same
     command resumes an interrupted run.
     """
+    prepare_process(threads, device)
     from synthseg.inference import Outputs, Segmenter, discover, plan_jobs
 
     mode = _mode(mode, {"fast": fast, "robust": robust})
@@ -133,6 +166,9 @@ def segment(
         protocol=protocol,
         device=device,
         threads=threads,
+        backend=backend,
+        precision=precision,
+        memory=memory,
     )
     result = _run(segmenter, jobs, outputs, {"overwrite": overwrite, "table": volumes, "quality_table": qc})
     if (context.obj or {}).get("debug"):
@@ -161,9 +197,6 @@ def _config(mode: str, ct: bool | None, percentiles: tuple[float, float] | None)
 
 
 def _run(segmenter: Segmenter, jobs: list[Job], outputs: Outputs, options: dict[str, Any]) -> BatchResult:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
     from synthseg.inference import BatchOptions, run_batch
 
     draw = None
@@ -171,7 +204,27 @@ def _run(segmenter: Segmenter, jobs: list[Job], outputs: Outputs, options: dict[
         from synthseg.report.overlay import write_overlay
 
         draw = write_overlay
-    console = Console(stderr=True)
+    if not sys.stderr.isatty():  # nobody to show a bar to, and rich need not be loaded
+        return run_batch(segmenter, jobs, outputs, BatchOptions(**options, overlay=draw, progress=_tell))
+    with _bar() as bar:
+        task = bar.add_task("", total=len(jobs))
+
+        def starting(job: Job) -> None:
+            bar.update(task, description=job.scan.name)
+
+        def finished(outcome: Outcome) -> None:
+            bar.advance(task)
+            _tell(outcome)
+
+        return run_batch(
+            segmenter, jobs, outputs, BatchOptions(**options, overlay=draw, starting=starting, progress=finished)
+        )
+
+
+def _bar() -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -179,19 +232,7 @@ def _run(segmenter: Segmenter, jobs: list[Job], outputs: Outputs, options: dict[
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=len(jobs))
-
-        def starting(job: Job) -> None:
-            progress.update(task, description=job.scan.name)
-
-        def finished(outcome: Outcome) -> None:
-            progress.advance(task)
-            _tell(outcome)
-
-        return run_batch(
-            segmenter, jobs, outputs, BatchOptions(**options, overlay=draw, starting=starting, progress=finished)
-        )
+    return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
 def _tell(outcome: Outcome) -> None:

@@ -1,4 +1,4 @@
-"""`synthseg weights`: what weights there are, what they are, and whether they are whole."""
+"""`synthseg weights`: what weights there are, what they are, whether they are whole; other forms of them."""
 
 from __future__ import annotations
 
@@ -82,6 +82,61 @@ def verify_command(
             typer.echo(f"ok  {report.name} ({report.path}): {'; '.join(report.checks)}")
     if failed:
         raise typer.Exit(1)
+
+
+@weights_app.command("export")
+def export_command(
+    name: Annotated[str, typer.Argument(help="a name from `synthseg weights list`, or the path of a file")],
+    onnx: Annotated[Path | None, typer.Option(help="the file to write, *.onnx")] = None,
+    openvino: Annotated[Path | None, typer.Option(help="the file to write, *.xml; weights go into *.bin")] = None,
+    shape: Annotated[str | None, typer.Option(help="fix the input's sides, in voxels: X,Y,Z. Default: open.")] = None,
+) -> None:
+    """Write a whole network for ONNX or OpenVINO, image to posteriors, checked against torch."""
+    from synthseg.errors import UsageError
+    from synthseg.weights.export import export_weights
+
+    targets = [target for target in (onnx, openvino) if target is not None]
+    if not targets:
+        raise UsageError("synthseg weights export", found="no file to write", fix="give --onnx FILE or --openvino FILE")
+    for target, suffix in ((onnx, ".onnx"), (openvino, ".xml")):
+        if target is not None and target.suffix != suffix:
+            raise UsageError(target, found=f"the suffix {target.suffix!r}", fix=f"name the file *{suffix}")
+    sides = None if shape is None else _sides(shape)
+    for target in targets:
+        exported, facts = export_weights(name, target, sides)
+        by = " and ".join(exported.checked_by)
+        typer.echo(f"wrote {target}: posteriors within {exported.largest_difference:.1e} of torch's by {by}")
+    for key, value in facts.items():
+        typer.echo(f"  {key}: {value}")
+
+
+@weights_app.command("calibrate")
+def calibrate_command(
+    name: Annotated[str, typer.Argument(help="a name from `synthseg weights list`, or the path of a file")],
+    bank: Annotated[Path, typer.Option(help="packed label maps (`synthseg bank`) to make synthetic scans of")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="the weights file to write, *.safetensors")],
+    images: Annotated[int, typer.Option("-n", "--images", min=1, help="synthetic scans to look at")] = 8,
+    seed: Annotated[int, typer.Option(help="same seed, same scans")] = 0,
+    recipe: Annotated[
+        Path | None, typer.Option(help="recipe of the weights' training, where their card lacks it")
+    ] = None,
+) -> None:
+    """Add to weights what int8 needs: the ranges of values inside the network. Tensors stay as they are."""
+    from synthseg.training.calibration import calibrate
+
+    card = calibrate(name, bank, out, images=images, seed=seed, recipe=recipe)
+    typer.echo(f"wrote {out}: {len(card['int8']['ranges'])} convolutions of {card['name']} can run in int8")
+
+
+def _sides(text: str) -> tuple[int, int, int]:
+    """Raises: UsageError unless the text is three whole numbers."""
+    from synthseg.errors import UsageError
+
+    try:
+        x, y, z = (int(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError("--shape", found=repr(text), fix="give three whole numbers: --shape 160,192,160") from error
+    return x, y, z
 
 
 def _print_card(card: dict[str, Any], path: Path) -> None:

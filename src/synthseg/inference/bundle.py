@@ -10,9 +10,10 @@ import numpy as np
 
 from synthseg.errors import UsageError, WeightsError
 from synthseg.inference.model import IMAGE, Model, load_model, require_role
-from synthseg.inference.modes import ADD_ONS, add_on_weights, find_mode
+from synthseg.inference.modes import ADD_ONS, LOCATOR, add_on_weights, find_mode, locator_weights
 from synthseg.inference.structures import CORTEX_VALUES, Structure
 from synthseg.labels import load_protocol
+from synthseg.networks.unet import UNet
 
 AnyWeights = str | Path | Model
 Weights = AnyWeights | Mapping[str, AnyWeights] | None
@@ -26,21 +27,27 @@ def gather(
     parcels: bool | AnyWeights = False,
     quality: bool | AnyWeights = False,
     protocol: str | Path | None = None,
+    locator: bool | AnyWeights = True,
 ) -> dict[str, Model]:
     """Load the networks of a run.
 
     Args:
         mode: a name in ``modes.toml``.
         weights: in place of the mode's own: one of them, whose role says which it replaces, or several by role.
-            None and "default" leave the mode's.
+            None and "default" leave the mode's. By role, "locator" is one too.
         parcels, quality: True for the weights that ``modes.toml`` names, or others; False without.
         protocol: the label protocol the caller counts on (a name or a .tsv); None takes that of the weights.
-    Returns: role -> model, in the order in which they run.
+        locator: what finds the brain first, of role "tissues": False for none, True for the weights that ``modes.toml``
+            names (none for a network from memory that states a field of view: it finds the brain itself).
+    Returns: role -> model, in the order in which they run; "locator" only if the network of the structures is shown
+        windows (``focus.py``) and S1 is not there to find the brain.
     Raises: WeightsError for weights that are missing, damaged, of a role the mode has no use for or that do not fit the
         others; ConfigError for an unknown mode; UsageError for an unknown role.
     """
     wanted: dict[str, AnyWeights] = dict(find_mode(mode).weights.by_role())
     if isinstance(weights, Mapping):
+        weights = dict(weights)
+        locator = weights.pop(LOCATOR, locator)
         strange = sorted(set(weights) - set(wanted))
         if strange:
             found, fix = f"weights for {', '.join(strange)}", f"give some for {', '.join(wanted)}"
@@ -57,7 +64,34 @@ def gather(
     check_fit(models)
     if protocol is not None:
         _require_protocol(main_of(models), protocol)
-    return models
+    main = main_of(models)
+    if locator is True:
+        # The caller's own network that can look for itself may be for anything; the shipped locator knows human brains.
+        looks_itself = main.field_of_view_mm is not None and not main.sha256
+        locator = not looks_itself and locator_weights()
+    usable = main.field_of_view_mm is not None or crops_by_margin(main)
+    if locator is False or not usable or locator_of(models) is not None:
+        return models
+    return {LOCATOR: _of_role(locator, "tissues"), **models}
+
+
+def crops_by_margin(model: Model) -> bool:
+    """Whether what a network says of the brain hardly depends on what is far from it: a UNet with batch norm.
+
+    Of any other network without a field of view nothing is known: it may depend on positions.
+    """
+    network = model.network
+    return model.field_of_view_mm is None and isinstance(network, UNet) and network.config.norm == "batch"
+
+
+def locator_of(models: Mapping[str, Model]) -> Model | None:
+    """The network that finds the brain first: the locator, else S1 of robust mode for networks with a field of view.
+
+    The published S1 belongs to networks without: it works at their 1 mm and takes as long, which is no cheap look.
+    """
+    if LOCATOR in models:
+        return models[LOCATOR]
+    return models.get("tissues") if main_of(models).field_of_view_mm is not None else None
 
 
 def main_of(models: Mapping[str, Model]) -> Model:
@@ -67,7 +101,8 @@ def main_of(models: Mapping[str, Model]) -> Model:
 
 def multiple_of(models: Mapping[str, Model]) -> int:
     """Voxels that the sides of the working grid must be multiples of: the least that every UNet accepts."""
-    return math.lcm(*(model.multiple for role, model in models.items() if role != "quality"))
+    apart = ("quality", LOCATOR)  # these have grids of their own
+    return math.lcm(*(model.multiple for role, model in models.items() if role not in apart))
 
 
 def structures_of(models: Mapping[str, Model]) -> tuple[Structure, ...]:
@@ -87,8 +122,8 @@ def parcel_structures(model: Model) -> tuple[Structure, ...]:
 def check_fit(models: Mapping[str, Model]) -> None:
     """Raise WeightsError unless the networks can work together: one voxel size, and each takes what another gives."""
     main = main_of(models)
-    for model in models.values():
-        if abs(model.spacing_mm - main.spacing_mm) > 1e-6:
+    for role, model in models.items():
+        if role != LOCATOR and abs(model.spacing_mm - main.spacing_mm) > 1e-6:
             found = f"a network for voxels of {model.spacing_mm:g} mm beside {main.name} for {main.spacing_mm:g} mm"
             raise _misfit(model, found, "use weights trained at the same voxel size")
     if "guided" in models:

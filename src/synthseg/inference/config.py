@@ -9,7 +9,7 @@ from synthseg.errors import ConfigError
 from synthseg.volumes.standard import PERCENTILES, SPACING_TOLERANCE
 
 Space = Literal["native", "1mm", "both"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "int8"]
 ParcelScaling = Literal["hemisphere", "joint"]
 
 
@@ -28,6 +28,7 @@ class InferenceConfig:
     spacing_tolerance: float = (
         SPACING_TOLERANCE  # relative: a scan this close to a grid's voxel size is not resampled to it
     )
+    crop: bool = True  # show networks a window around the brain; False: all of the scan at once
     flip: bool = True  # average with the prediction of the left-right mirrored scan
     smoothing_sigma_vox: float = 0.5  # of the posteriors, in voxels of the working grid, 3 taps; 0 turns it off
     foreground_threshold: float = 0.25  # on the sum of all posteriors but background
@@ -49,7 +50,7 @@ class InferenceConfig:
             _check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1 voxel")
         for name in ("foreground_threshold", "class_threshold", "channel_threshold"):
             _check(0 <= getattr(self, name) < 1, name, getattr(self, name), "a probability in [0, 1)")
-        _check(self.precision in get_args(Precision), "precision", self.precision, "float32 or bfloat16")
+        check_precision(self.precision)
         _check(
             self.parcel_scaling in get_args(ParcelScaling), "parcel_scaling", self.parcel_scaling, "hemisphere or joint"
         )
@@ -62,6 +63,12 @@ class InferenceConfig:
 def _check(holds: bool, name: str, value: object, fix: str) -> None:
     if not holds:
         raise ConfigError(f"inference setting {name}", found=repr(value), fix=f"use {fix}")
+
+
+def check_precision(precision: str) -> Precision:
+    """Raise ConfigError unless ``precision`` is float32, bfloat16 or int8."""
+    _check(precision in get_args(Precision), "precision", precision, "float32, bfloat16 or int8")
+    return precision  # type: ignore[return-value]
 
 
 def check_space(space: str) -> Space:

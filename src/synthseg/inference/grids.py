@@ -32,3 +32,13 @@ class Grid:
         """The part that begins at voxel ``start`` (may be negative: the grid then grows)."""
         (x, y, z), (i, j, k) = (int(n) for n in shape), (int(n) for n in start)
         return Grid((x, y, z), Window((i, j, k), (x, y, z), self.shape).affine(self.affine))
+
+    def start_of(self, part: Grid) -> tuple[int, int, int] | None:
+        """The voxel at which ``part`` begins, if it is a window of this grid: voxels coincide and all lie within."""
+        move = np.linalg.inv(self.affine) @ part.affine
+        start = move[:3, 3].round()
+        aligned = np.allclose(move[:3, :3], np.eye(3), rtol=0, atol=1e-6) and np.allclose(move[:3, 3], start, atol=1e-4)
+        if not aligned or np.any(start < 0) or np.any(start + part.shape > self.shape):
+            return None
+        x, y, z = (int(s) for s in start)
+        return x, y, z

@@ -6,34 +6,53 @@ Each network reads the hard decision of the one before it, one-hot. Source: refe
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from synthseg.inference.config import InferenceConfig
+from synthseg.engine.memory import Plan
 from synthseg.inference.model import Model
-from synthseg.inference.predict import predict_posteriors, require_finite
+from synthseg.inference.predict import require_finite, stream_posteriors
 from synthseg.networks.hierarchy import one_hot
 
 
-def first_look(model: Model, image: Tensor, config: InferenceConfig, subject: str) -> Tensor:
-    """Posteriors of a single pass, neither mirrored nor smoothed: [1, C_in, X, Y, Z] -> [C, X, Y, Z]."""
-    plain = replace(config, flip=False, smoothing_sigma_vox=0)
-    return require_finite(predict_posteriors(model.network, image, model.channels.partners, plain), model.name, subject)
-
-
 @torch.inference_mode()
-def tissue_groups(tissues: Model, image: Tensor, config: InferenceConfig, subject: str) -> Tensor:
+def look(
+    model: Model, inputs: Tensor, subject: str, plan: Plan | None = None, *, of: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """What ``of`` makes of the posteriors of a single pass, neither mirrored nor smoothed, slab by slab.
+
+    Args:
+        inputs: [1, C_in, X, Y, Z].
+        of: slabs [n, Y, Z, C] -> [n, ...].
+    Returns: [X, ...].
+    """
+    slabs = stream_posteriors(model.runner, inputs, model.channels.partners, flip=False, plan=plan)
+    parts = [of(require_finite(slab, model.name, subject)) for _, slab in slabs]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def first_look(model: Model, inputs: Tensor, subject: str, plan: Plan | None = None) -> Tensor:
+    """All posteriors of a single pass: [1, C_in, X, Y, Z] -> [C, X, Y, Z], channels last in memory."""
+    return look(model, inputs, subject, plan, of=lambda slab: slab).permute(3, 0, 1, 2)
+
+
+def background_of(model: Model, inputs: Tensor, subject: str, plan: Plan | None = None) -> Tensor:
+    """The posterior of background of a single pass: [1, C_in, X, Y, Z] -> [X, Y, Z]."""
+    return look(model, inputs, subject, plan, of=lambda slab: slab[..., 0].clone())
+
+
+def tissue_groups(tissues: Model, image: Tensor, subject: str, plan: Plan | None = None) -> Tensor:
     """The most probable group at every voxel: [1, 1, X, Y, Z] -> channel indices [X, Y, Z], the lowest of equals."""
-    return first_look(tissues, image, config, subject).argmax(0)
+    return look(tissues, image, subject, plan, of=lambda slab: slab.argmax(-1))
 
 
 @torch.inference_mode()
-def denoised(denoiser: Model, groups: Tensor, config: InferenceConfig, subject: str) -> Tensor:
+def denoised(denoiser: Model, groups: Tensor, subject: str, plan: Plan | None = None) -> Tensor:
     """Groups as the denoiser would have them: channel indices [X, Y, Z] -> channel indices [X, Y, Z]."""
     hot = one_hot(groups[None], denoiser.in_channels)
-    return first_look(denoiser, hot, config, subject).argmax(0)
+    return look(denoiser, hot, subject, plan, of=lambda slab: slab.argmax(-1))
 
 
 @torch.inference_mode()

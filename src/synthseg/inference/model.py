@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from synthseg.engine.backend import Backend
+from synthseg.engine.ranges import Range, ranges_of_card
+from synthseg.engine.runner import Runner
+from synthseg.engine.torch_backend import PlainBackend
 from synthseg.errors import WeightsError
 from synthseg.inference.structures import Channels, channels_of
 from synthseg.labels import LabelProtocol
@@ -36,6 +42,7 @@ class Model:
     that came from memory. ``field_of_view_mm`` are the sides of the images it was trained on: larger scans are cut to
     the brain first; None for a network that takes any. ``role`` is what the network is for, one of
     :data:`synthseg.weights.ROLES`; with ``soft_inputs`` a quality network reads posteriors instead of one-hot labels.
+    ``ranges`` are those of its activations, for int8; ``backend`` is what runs it (:meth:`on`).
     """
 
     name: str
@@ -49,6 +56,23 @@ class Model:
     role: str = "structures"
     in_channels: int = IMAGE
     soft_inputs: bool = False
+    ranges: Mapping[str, Range] | None = None
+    backend: Backend = field(default_factory=PlainBackend, compare=False)
+
+    @cached_property
+    def runner(self) -> Runner:
+        """The network as the backend runs it."""
+        return Runner(self.network, self.backend)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network's inputs must lie."""
+        return self.backend.device
+
+    def on(self, backend: Backend) -> Model:
+        """The same network, run by another backend, on its device (the module itself moves there)."""
+        self.network.to(backend.device)
+        return replace(self, backend=backend)
 
     @classmethod
     def from_network(
@@ -117,6 +141,7 @@ def load_model(weights: str | Path, *, role: str | None = "structures") -> Model
         role=role_of(card),
         in_channels=int(network.config.in_channels),
         soft_inputs=bool(card.get("soft_inputs", False)),
+        ranges=ranges_of_card(card),
     )
     _check_role(model, subject)
     kind = "encoder" if model.role == "quality" else "unet"

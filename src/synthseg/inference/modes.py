@@ -14,6 +14,7 @@ from synthseg.inference.config import InferenceConfig
 
 FILE = "modes.toml"
 ADD_ONS = ("parcels", "quality")
+LOCATOR = "locator"  # the table of the network that finds the brain first
 DEFAULT = InferenceConfig()
 
 
@@ -46,27 +47,28 @@ class Mode:
 # Every mode finds its structures in one of these ways, and an add-on is the one network of its name.
 ONE_NETWORK = {"structures"}
 HIERARCHY = {"tissues", "denoiser", "guided"}
+EXTRAS = {**{name: {name} for name in ADD_ONS}, LOCATOR: {"tissues"}}  # tables other than modes, and their one role
 
 
 def modes_from_tables(tables: Mapping[str, Any], *, where: str = FILE) -> tuple[dict[str, Mode], dict[str, Mode]]:
-    """Modes and add-ons from parsed TOML.
+    """Modes, and from the other tables the add-ons and the locator, from parsed TOML.
 
     Raises: ConfigError naming the table and key: an unknown key, role or setting, or roles that make no whole.
     """
     modes: dict[str, Mode] = {}
-    add_ons: dict[str, Mode] = {}
+    extras: dict[str, Mode] = {}
     for name, table in tables.items():
         mode = config_from_dict(Mode, table, where=f"{where}: {name}")
         roles = set(mode.weights.by_role())
-        wholes = [{name}] if name in ADD_ONS else [ONE_NETWORK, HIERARCHY]
+        wholes = [EXTRAS[name]] if name in EXTRAS else [ONE_NETWORK, HIERARCHY]
         if roles not in wholes:
             fix = "name weights for " + " or for ".join(", ".join(sorted(whole)) for whole in wholes)
             raise ConfigError(f"{where}: {name}.weights", found=f"weights for {', '.join(sorted(roles))}", fix=fix)
-        (add_ons if name in ADD_ONS else modes)[name] = mode
-    missing = [name for name in ("default", *ADD_ONS) if name not in modes and name not in add_ons]
+        (extras if name in EXTRAS else modes)[name] = mode
+    missing = [name for name in ("default", *EXTRAS) if name not in modes and name not in extras]
     if missing:
         raise ConfigError(where, found=f"no table for {', '.join(missing)}", fix="add it")
-    return modes, add_ons
+    return modes, extras
 
 
 def _load() -> tuple[dict[str, Mode], dict[str, Mode]]:
@@ -74,7 +76,7 @@ def _load() -> tuple[dict[str, Mode], dict[str, Mode]]:
     return modes_from_tables(tomllib.loads(text))
 
 
-_MODES, _ADD_ONS = _load()
+_MODES, _EXTRAS = _load()
 MODES: dict[str, InferenceConfig] = {name: mode.inference for name, mode in _MODES.items()}
 
 
@@ -93,4 +95,9 @@ def mode_config(mode: str) -> InferenceConfig:
 
 def add_on_weights(role: str) -> str:
     """The weights that an add-on ("parcels" or "quality") uses unless told otherwise."""
-    return _ADD_ONS[role].weights.by_role()[role]
+    return _EXTRAS[role].weights.by_role()[role]
+
+
+def locator_weights() -> str:
+    """The weights of the network that finds the brain first, of role "tissues"."""
+    return _EXTRAS[LOCATOR].weights.by_role()["tissues"]

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
 from torch import Tensor
 
+from synthseg.engine.memory import Plan
 from synthseg.errors import InvariantError
 from synthseg.inference.bundle import parcel_structures
 from synthseg.inference.config import InferenceConfig
@@ -110,6 +110,8 @@ class Parcels:
                 raise self._unseen(cortex)
             return values[best], dict.fromkeys(values.tolist(), float(amount.sum(dtype=np.float64)) / len(values))
         if not seen.all():
+            from scipy.spatial import cKDTree  # a tenth of a second to load, and seldom needed
+
             places_mm = voxels * grid.spacing_mm
             best[~seen] = best[seen][cKDTree(places_mm[seen]).query(places_mm[~seen])[1]]
             sums[1] += np.bincount(best[~seen], amount[~seen], minlength=len(channels))
@@ -144,6 +146,7 @@ def predict_parcels(
     *,
     grid: Grid,
     subject: str = "scan",
+    plan: Plan | None = None,
 ) -> Parcels:
     """Posteriors of the parcels, from the image and from where the cortex is.
 
@@ -156,9 +159,9 @@ def predict_parcels(
     """
     is_cortex = torch.from_numpy(np.isin(channels.values, list(CORTEX_VALUES.values()))).to(labels.device)
     where = one_hot(is_cortex[labels].long()[None], CORTEX_INPUTS, image.dtype)
-    posteriors = first_look(model, torch.cat([image, where], dim=1), config, subject)
+    posteriors = first_look(model, torch.cat([image, where], dim=1), subject, plan)
     posteriors *= where[0, 1].clamp(min=BEYOND)
-    smooth_posteriors(posteriors, config.parcel_smoothing_sigma_vox)
+    posteriors = smooth_posteriors(posteriors, config.parcel_smoothing_sigma_vox)
     shown = frozenset(channels.values[labels.unique().cpu().numpy()].tolist()) & set(CORTEX_VALUES.values())
     return Parcels(posteriors, grid, parcel_structures(model), subject, shown)
 

@@ -2,185 +2,198 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 
-import cc3d
 import numpy as np
+import torch
 
+from synthseg.inference.axes import AxisMap, axis_maps, box_of, mix
+from synthseg.inference.collect import Collector
+from synthseg.inference.components import largest_component
 from synthseg.inference.config import InferenceConfig
 from synthseg.inference.grids import Grid
+from synthseg.inference.sparse import SparsePosteriors, labels_in_box
 from synthseg.inference.structures import Channels
-from synthseg.volumes import bounding_box, reslice
+from synthseg.volumes import reslice
 
-BOX_MARGIN_VOX = 2  # one would do for linear interpolation beyond the box; two leave room for rounding
+__all__ = ["clean_posteriors", "labels_on", "largest_component", "posteriors_on"]
 
-
-@dataclass(frozen=True)
-class Posteriors:
-    """Normalised posteriors, kept only in a box around the brain: outside it background is 1 and the rest 0.
-
-    ``data`` is [C, x, y, z] float32, ``start`` the box's first voxel on ``grid``.
-    """
-
-    data: np.ndarray
-    start: tuple[int, int, int]
-    grid: Grid
-
-    @property
-    def box(self) -> Grid:
-        return self.grid.window(self.start, self.data.shape[1:])
-
-    @property
-    def foreground_mm3(self) -> float:
-        """The volume of all that is not background, from the background's channel alone."""
-        background = self.data[0].sum(dtype=np.float64)
-        return float(self.data[0].size - background) * self.grid.voxel_volume_mm3
-
-    @property
-    def slices(self) -> tuple[slice, slice, slice]:
-        """Where the box lies in an array of the whole grid."""
-        x, y, z = (slice(s, s + n) for s, n in zip(self.start, self.data.shape[1:], strict=True))
-        return x, y, z
+Part = tuple[slice, slice, slice]
+Found = tuple[int, Part, np.ndarray]  # a channel, where it is, and its posteriors there
+NEGLIGIBLE = 1e-8  # posteriors that interpolation leaves out: six times smaller than the rounding of those near 1
 
 
 def clean_posteriors(
     posteriors: np.ndarray, padded: Grid, fine: Grid, channels: Channels, config: InferenceConfig
-) -> Posteriors:
+) -> SparsePosteriors:
     """Bring posteriors to the 1 mm grid, keep the brain's connected pieces, normalise.
+
+    1. The foreground is the largest piece of where all channels but background together exceed
+       ``foreground_threshold``; outside it these channels become 0.
+    2. With ``topology``: every topology group is kept in the largest piece of where any member exceeds
+       ``class_threshold``; channels of group 0 (CSF) are left alone. Without: every channel is kept where it exceeds
+       ``channel_threshold``.
+    3. Every voxel is divided by its sum; where that is 0 it becomes background.
 
     Args:
         posteriors: [C, X, Y, Z] float32 on ``padded``.
         fine: the grid of the result.
-    Source: reference 6.5. Interpolation comes first because the thresholds and components are defined at 1 mm. Only a
-    box around the foreground is interpolated: everything outside is background by step 1.
+    Raises: ShapeError for grids that are turned against each other.
+    Source: reference 6.5. Interpolation comes first because the thresholds and components are defined at 1 mm.
     """
-    foreground = bring_to(posteriors[1:].sum(axis=0, keepdims=True), padded, fine)[0]
-    mask = largest_component(foreground > config.foreground_threshold)
-    if not mask.any():
-        nothing = np.zeros((len(channels), 1, 1, 1), dtype=np.float32)
-        nothing[0] = 1
-        return Posteriors(nothing, (0, 0, 0), fine)
-    box = bounding_box(mask, BOX_MARGIN_VOX)
-    data = bring_to(posteriors, padded, fine.window(box.start, box.shape))
-    result = Posteriors(data, box.start, fine)
-    data[1:] *= mask[result.slices]
-    if config.topology:
-        keep_topology(data, channels.topology, config.class_threshold)
-    else:
-        for channel in data[1:]:
-            channel *= channel > config.channel_threshold
-    normalise(data)
-    return result
+    collector = Collector(padded, fine, channels, config)
+    collector.add(0, torch.from_numpy(posteriors).permute(1, 2, 3, 0))
+    return collector.finish()
 
 
-def bring_to(data: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
-    """``data`` [C, ...] on ``target``: cut out exactly where voxels coincide, interpolated elsewhere. A new array."""
-    move = np.linalg.inv(source.affine) @ target.affine
-    start = move[:3, 3].round()
-    aligned = np.allclose(move[:3, :3], np.eye(3), rtol=0, atol=1e-6) and np.allclose(move[:3, 3], start, atol=1e-4)
-    if aligned and np.all(start >= 0) and np.all(start + target.shape <= source.shape):
-        x, y, z = (slice(int(s), int(s) + n) for s, n in zip(start, target.shape, strict=True))
-        return data[:, x, y, z].copy()
-    return reslice(data, source.affine, target.shape, target.affine, order=1)
+def labels_on(posteriors: SparsePosteriors, target: Grid, values: np.ndarray) -> np.ndarray:
+    """``values`` [C] of the winning channel at every voxel of ``target``: int32 [X, Y, Z].
 
-
-def largest_component(mask: np.ndarray) -> np.ndarray:
-    """The largest face-connected piece of a boolean mask; of equal ones, the first in scan order. Empty stays empty."""
-    if not mask.any():
-        return mask.copy()
-    box = bounding_box(mask)
-    pieces = cc3d.connected_components(box.crop(mask), connectivity=6)
-    sizes = np.bincount(pieces.ravel())
-    sizes[0] = 0
-    largest = np.flatnonzero(sizes == sizes.max())
-    chosen = largest[0]
-    if len(largest) > 1:  # cc3d's numbering is its own affair
-        chosen = pieces.ravel()[np.argmax(np.isin(pieces.ravel(), largest))]
-    return box.uncrop(pieces == chosen)
-
-
-def keep_topology(data: np.ndarray, topology: np.ndarray, threshold: float) -> None:
-    """Keep, in place, the largest component of every topology group of ``data`` [C, x, y, z].
-
-    A group's mask is where any member exceeds ``threshold``; outside its largest component all its members become 0.
-    Group 0 (background, CSF) is left alone. Source: reference 6.5, step 2.
+    On the posteriors' own grid the winner is their argmax; on any other grid they are interpolated (linear) first.
     """
-    for group in np.unique(topology[topology > 0]):
-        members = np.flatnonzero(topology == group)
-        union = np.zeros(data.shape[1:], dtype=bool)
-        for member in members:
-            union |= data[member] > threshold
-        kept = largest_component(union)
-        for member in members:
-            data[member] *= kept
-
-
-def normalise(data: np.ndarray) -> None:
-    """Divide [C, x, y, z] by its sum over C, in place; where every channel is 0 the voxel becomes background."""
-    total = data.sum(axis=0)
-    empty = ~(total > 0)
-    total[empty] = 1
-    data /= total
-    data[0][empty] = 1
-
-
-def argmax_channels(data: np.ndarray) -> np.ndarray:
-    """Channel of the largest value of [C, x, y, z], the lowest one of equals. int32."""
-    best = data[0].copy()
-    winner = np.zeros(data.shape[1:], dtype=np.int32)
-    for channel in range(1, len(data)):
-        better = data[channel] > best
-        winner[better] = channel
-        best[better] = data[channel][better]
-    return winner
-
-
-def channels_on(posteriors: Posteriors, target: Grid) -> np.ndarray:
-    """Winning channel at every voxel of ``target``: int32 [X, Y, Z].
-
-    On the posteriors' own grid this is their argmax; on any other grid they are interpolated (linear) first.
-    """
-    winner = np.zeros(target.shape, dtype=np.int32)
+    labels = np.full(target.shape, values[0], dtype=np.int32)
     if target.same_as(posteriors.grid):
-        winner[posteriors.slices] = argmax_channels(posteriors.data)
-        return winner
-    slices, part = _reach(posteriors, target)
+        labels[posteriors.slices] = labels_in_box(posteriors, values)
+        return labels
+    slices, part = _reach(posteriors.box, target)
+    reached = labels[slices]
+    for where, found in _interpolated(posteriors, part):
+        _write_winners(reached[where], found, values)
+    return labels
+
+
+def _write_winners(labels: np.ndarray, found: Iterable[Found], values: np.ndarray) -> None:
+    """Write the winners' values into [x, y, z], where background's value is already."""
+    best = np.zeros(labels.shape, dtype=np.float32)
+    total = np.zeros(labels.shape, dtype=np.float32)
+    for channel, where, some in found:
+        total[where] += some
+        np.copyto(labels[where], values[channel], where=some > best[where])
+        np.maximum(best[where], some, out=best[where])
     # Background is what is left: it is 1 outside the box, where the box itself would be read as 0.
-    region = np.zeros(part.shape, dtype=np.int32)
-    best = np.zeros(part.shape, dtype=np.float32)
-    total = np.zeros(part.shape, dtype=np.float32)
-    for channel in range(1, len(posteriors.data)):  # one at a time: never all posteriors on the target grid
-        values = _interpolated(posteriors, channel, part)
-        total += values
-        better = values > best
-        region[better] = channel
-        best[better] = values[better]
-    region[1 - total >= best] = 0
-    winner[slices] = region
-    return winner
+    np.subtract(1, total, out=total)
+    np.copyto(labels, values[0], where=total >= best)
 
 
-def posteriors_on(posteriors: Posteriors, target: Grid) -> np.ndarray:
+def posteriors_on(posteriors: SparsePosteriors, target: Grid) -> np.ndarray:
     """All posteriors at every voxel of ``target``: float32 [C, X, Y, Z]."""
-    result = np.zeros((len(posteriors.data), *target.shape), dtype=np.float32)
+    result = np.zeros((posteriors.count, *target.shape), dtype=np.float32)
     result[0] = 1
     if target.same_as(posteriors.grid):
-        result[(slice(None), *posteriors.slices)] = posteriors.data
+        for channel, data in enumerate(result):
+            data[posteriors.slices] = posteriors.channel(channel)
         return result
-    slices, part = _reach(posteriors, target)
-    for channel in range(1, len(result)):
-        result[channel][slices] = _interpolated(posteriors, channel, part)
-    result[0] = np.maximum(1 - result[1:].sum(axis=0), 0)
+    slices, part = _reach(posteriors.box, target)
+    for where, found in _interpolated(posteriors, part):
+        for channel, window, some in found:
+            result[channel][slices][where][window] = some
+    total = np.zeros(target.shape, dtype=np.float32)
+    for data in result[1:]:
+        total += data
+    np.maximum(np.subtract(1, total, out=total), 0, out=result[0])
     return result
 
 
-def _interpolated(posteriors: Posteriors, channel: int, target: Grid) -> np.ndarray:
-    return reslice(posteriors.data[channel], posteriors.box.affine, target.shape, target.affine, order=1)
+def _interpolated(posteriors: SparsePosteriors, target: Grid) -> Iterator[tuple[Part, Iterable[Found]]]:
+    """Channels but background on ``target``, in parts of it: where, and what is there, channels in ascending order.
+
+    Every part comes once. Where a channel does not come, its posterior is 0. Read each part before the next one.
+    """
+    maps = axis_maps(posteriors.box, target)
+    if maps is not None:
+        yield from _plane_by_plane(posteriors, maps)
+    else:
+        yield (slice(None), slice(None), slice(None)), _at_an_angle(posteriors, target)
 
 
-def _reach(posteriors: Posteriors, target: Grid) -> tuple[tuple[slice, slice, slice], Grid]:
-    """The part of ``target`` that the posteriors' box reaches, at least one voxel: its slices and its grid."""
-    box = posteriors.box
+def _at_an_angle(posteriors: SparsePosteriors, target: Grid) -> Iterator[Found]:
+    """Channels on a grid with other axes: each in the box where it is, a voxel of zeros around it."""
+    for channel, index, _ in posteriors.by_channel():
+        occupied = np.unravel_index(index, posteriors.shape)
+        start = [max(0, int(axis.min()) - 1) for axis in occupied]
+        stop = [min(n, int(axis.max()) + 2) for axis, n in zip(occupied, posteriors.shape, strict=True)]
+        x, y, z = (slice(a, b) for a, b in zip(start, stop, strict=True))
+        source = posteriors.box.window(start, [b - a for a, b in zip(start, stop, strict=True)])
+        where, part = _reach(source, target)
+        data = posteriors.channel(channel)[x, y, z]
+        yield channel, where, reslice(data, source.affine, part.shape, part.affine, order=1)
+
+
+def _plane_by_plane(
+    posteriors: SparsePosteriors, maps: tuple[AxisMap, AxisMap, AxisMap]
+) -> Iterator[tuple[Part, Iterable[Found]]]:
+    """As :func:`_interpolated` between grids with the same axes: no channel is ever there as a whole."""
+    channels = [_Planes(*found, posteriors.shape, maps[1], maps[2]) for found in posteriors.by_channel()]
+    channels = [one for one in channels if one.is_seen]
+    x = maps[0]
+    for plane in range(x.first, x.stop):
+        low, high, weight = int(x.low[plane]), int(x.high[plane]), float(x.weight[plane])
+        yield (slice(plane, plane + 1), slice(None), slice(None)), _between(channels, low, high, weight)
+
+
+def _between(channels: list[_Planes], low: int, high: int, weight: float) -> Iterator[Found]:
+    """What channels are between two planes of the box."""
+    for one in channels:
+        first, second = one.plane(low), one.plane(high)
+        if first is not None and second is not None:
+            values = mix(first, second, weight)
+        elif first is not None:
+            values = first * (1 - weight)
+        elif second is not None:
+            values = second * weight
+        else:
+            continue
+        yield one.channel, (slice(None), one.y, one.z), values[None]
+
+
+class _Planes:
+    """One channel's planes, interpolated along y and z; asked for in ascending order, the last two are kept.
+
+    ``y`` and ``z`` are the target's rows and columns where the channel may be.
+    """
+
+    def __init__(
+        self, channel: int, index: np.ndarray, values: np.ndarray, box: tuple[int, int, int], y: AxisMap, z: AxisMap
+    ) -> None:
+        self.channel = channel
+        seen = values > NEGLIGIBLE
+        index, self._values = index[seen], values[seen]
+        size = box[1] * box[2]
+        self._begin = np.searchsorted(index, np.arange(box[0] + 1) * size).tolist()
+        for plane, (begin, end) in enumerate(zip(self._begin, self._begin[1:], strict=False)):
+            index[begin:end] -= plane * size
+        self._index = index  # in the flattened plane
+        self._box = box[1:]
+        occupied = np.zeros(self._box, dtype=bool)
+        occupied.reshape(-1)[index] = True
+        self._maps = y, z
+        rows, columns = box_of(occupied)
+        self.y, self.z = y.reached(rows.start, rows.stop), z.reached(columns.start, columns.stop)
+        self._made: dict[int, np.ndarray] = {}
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether the target has any voxel where the channel is."""
+        return self.y.stop > self.y.start and self.z.stop > self.z.start
+
+    def plane(self, x: int) -> np.ndarray | None:
+        """Plane ``x`` of the box at the rows ``y`` and columns ``z``; None where the channel is not."""
+        begin, end = self._begin[x], self._begin[x + 1]
+        if begin == end:
+            return None
+        if x not in self._made:
+            data = np.zeros(self._box, dtype=np.float32)
+            data.reshape(-1)[self._index[begin:end]] = self._values[begin:end]
+            y, z = self._maps
+            rows, columns = y.read(self.y), z.read(self.z)
+            along_z = z.along(data[rows, columns], 1, self.z, columns.start)
+            self._made = {n: made for n, made in self._made.items() if n == x - 1}
+            self._made[x] = y.along(along_z, 0, self.y, rows.start)
+        return self._made[x]
+
+
+def _reach(box: Grid, target: Grid) -> tuple[Part, Grid]:
+    """The part of ``target`` that a box of voxels reaches, at least one voxel: its slices and its grid."""
     corners = np.array(np.meshgrid(*[(-1, n) for n in box.shape], indexing="ij")).reshape(3, -1)
     to_target = np.linalg.inv(target.affine) @ box.affine
     voxels = to_target[:3, :3] @ corners + to_target[:3, 3:]

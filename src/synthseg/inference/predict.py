@@ -1,4 +1,8 @@
-"""The network's posteriors for a prepared image: softmax, mirror averaging, smoothing."""
+"""A network's posteriors for a prepared image, slab by slab: mirror averaging and smoothing.
+
+All 33 posteriors of a scan at 1 mm are a gigabyte: they are made slab by slab along X, and each slab is averaged with
+its mirrored partner, smoothed and handed on. A slab is [n, Y, Z, C] float32, channels last, as networks give it.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from synthseg.engine.memory import Plan
+from synthseg.engine.runner import Runner
 from synthseg.errors import InvariantError, SynthsegError, UsageError
 from synthseg.inference.config import InferenceConfig
 
@@ -19,44 +25,76 @@ LEFT_RIGHT_AXIS = 2  # of [B, C, X, Y, Z] in RAS order
 def pick_device(device: str) -> torch.device:
     """``auto`` is CUDA when there is one, else the CPU; any other name is torch's.
 
-    Raises: UsageError for a name torch does not know or a CUDA device that is not there.
+    Apple's GPUs ("mps") must be asked for: none was at hand to try them.
+
+    Raises: UsageError for a name torch does not know or a device that is not there.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
     except RuntimeError:
-        raise UsageError(f"device '{device}'", found="an unknown name", fix="use auto, cpu, cuda or cuda:N") from None
+        found, fix = "an unknown name", "use auto, cpu, cuda, cuda:N or mps"
+        raise UsageError(f"device '{device}'", found=found, fix=fix) from None
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         found = f"{torch.cuda.device_count()} CUDA device(s) on this machine"
         raise UsageError(f"device '{device}'", found=found, fix="use --device cpu, or auto")
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError(f"device '{device}'", found="no Apple GPU here", fix="use --device cpu, or auto")
     return chosen
 
 
-def predict_posteriors(network: nn.Module, inputs: Tensor, partners: np.ndarray, config: InferenceConfig) -> Tensor:
-    """Posterior probabilities of every channel.
+@torch.inference_mode()  # as a decorator, which leaves the mode while the caller has a slab
+def stream_posteriors(
+    runner: Runner, inputs: Tensor, partners: np.ndarray, *, flip: bool, plan: Plan | None = None
+) -> Iterator[tuple[int, Tensor]]:
+    """Posteriors of every channel, slab by slab in ascending order along X: (first plane, [n, Y, Z, C] float32).
 
     Args:
-        network: ``[1, C_in, X, Y, Z] -> logits [1, C, X, Y, Z]``, in eval mode, on the device of ``inputs``.
         inputs: [1, C_in, X, Y, Z], X grows to the right: the image in [0, 1], then what else the network reads. Mirror
             averaging mirrors all of it, so nothing in it may be of one side.
         partners: [C] channel of the same structure on the other side.
-    Returns: [C, X, Y, Z] float32 on the same device; sums to 1 over C, but for the border voxels that smoothing lets
-        fade.
-    Source: Billot et al. 2023, section 3.3 (mirror averaging); reference 6.4 (smoothing).
+        flip: average with the posteriors of the mirrored image, left and right exchanged.
+        plan: how thick slabs are and what is kept; None takes everything at once.
+    Yields: slabs that the caller may overwrite; each sums to 1 over C.
+    Source: Billot et al. 2023, section 3.3 (mirror averaging).
     """
-    with torch.inference_mode():
-        posteriors = _softmax(network, inputs, config)
-        if config.flip:
-            mirrored = _softmax(network, inputs.flip(LEFT_RIGHT_AXIS), config).flip(LEFT_RIGHT_AXIS - 1)
-            posteriors = average_with_mirrored(posteriors, mirrored, partners)
-            del mirrored
-        # Smoothing after the average, not before: both are linear and the kernel is symmetric, so one pass is enough.
-        return smooth_posteriors(posteriors, config.smoothing_sigma_vox)
+    slab, recompute = (plan.slab, plan.recompute) if plan is not None else (None, False)
+    straight = runner.begin(inputs, slab=slab, recompute=recompute)
+    mirrored = None
+    if flip:
+        mirrored = runner.begin(inputs.flip(LEFT_RIGHT_AXIS), slab=slab, recompute=recompute)
+    width = inputs.shape[LEFT_RIGHT_AXIS]
+    exchange = torch.from_numpy(np.asarray(partners, dtype=np.int64)).to(inputs.device)
+    for start in range(0, width, slab or width):
+        stop = min(start + (slab or width), width)
+        part = straight.posteriors(start, stop)
+        if mirrored is not None:
+            other = mirrored.posteriors(width - stop, width - start)
+            average_with_mirrored(part, other.flip(0), exchange)
+            del other
+        yield start, part
+
+
+@torch.inference_mode()
+def predict_posteriors(
+    runner: Runner, inputs: Tensor, partners: np.ndarray, config: InferenceConfig, plan: Plan | None = None
+) -> Tensor:
+    """All posteriors at once, averaged and smoothed as ``config`` says: [C, X, Y, Z] float32, channels last in memory.
+
+    Sums to 1 over C, but for the border voxels that smoothing lets fade. See :func:`stream_posteriors`.
+    """
+    smoother = Smoother(config.smoothing_sigma_vox)
+    planes = []
+    for start, slab in stream_posteriors(runner, inputs, partners, flip=config.flip, plan=plan):
+        planes.append(smoother.add(start, slab)[1])
+    planes.append(smoother.finish()[1])
+    planes = [part for part in planes if len(part)]
+    return (planes[0] if len(planes) == 1 else torch.cat(planes)).permute(3, 0, 1, 2)
 
 
 def run_network(network: nn.Module, inputs: Tensor, config: InferenceConfig) -> Tensor:
-    """What the network says in the precision asked for, float32."""
+    """What a network that is not run in slabs says, float32: in bfloat16 if that is asked for, else in float32."""
     reduced = config.precision == "bfloat16"
     with torch.autocast(inputs.device.type, torch.bfloat16) if reduced else nullcontext():
         said: Tensor = network(inputs.contiguous(memory_format=torch.channels_last_3d))
@@ -71,9 +109,13 @@ def require_finite(values: Tensor, model_name: str, subject: str) -> Tensor:
     return values
 
 
+class OutOfMemory(SynthsegError):
+    """A device has not enough memory for a scan."""
+
+
 @contextmanager
 def enough_memory(subject: str, device: torch.device, shape: Sequence[int]) -> Iterator[None]:
-    """Turn torch's ways of running out of memory into a SynthsegError that names the scan and its shape in voxels."""
+    """Turn torch's ways of running out of memory into an OutOfMemory that names the scan and its shape in voxels."""
     try:
         yield
     except RuntimeError as error:  # torch.OutOfMemoryError is one; on the CPU there is only the text
@@ -81,20 +123,17 @@ def enough_memory(subject: str, device: torch.device, shape: Sequence[int]) -> I
             raise
         sides = " x ".join(str(side) for side in shape)
         found = f"not enough memory on {device} for {sides} voxels"
-        raise SynthsegError(subject, found=found, fix="crop the scan to the head, or use --device cpu") from error
+        fix = "give a limit (--memory 4G) to use thinner slabs, crop the scan to the head, or use --device cpu"
+        raise OutOfMemory(subject, found=found, fix=fix) from error
 
 
-def _softmax(network: nn.Module, inputs: Tensor, config: InferenceConfig) -> Tensor:
-    return torch.softmax(run_network(network, inputs, config)[0], dim=0).contiguous()
+def average_with_mirrored(posteriors: Tensor, mirrored: Tensor, partners: Tensor) -> Tensor:
+    """Mean of posteriors and those of the mirrored image, mirrored back, with left and right exchanged.
 
-
-def average_with_mirrored(posteriors: Tensor, mirrored: Tensor, partners: np.ndarray) -> Tensor:
-    """Mean of the posteriors and of those of the mirrored image, mirrored back, with left and right exchanged.
-
-    ``posteriors`` and ``mirrored`` are [C, X, Y, Z]; the first is overwritten with the result.
+    ``posteriors`` and ``mirrored`` are [..., C]; the first is overwritten with the result.
     """
-    for channel, partner in enumerate(partners.tolist()):  # channel by channel: no third copy of all posteriors
-        posteriors[channel].add_(mirrored[partner]).mul_(0.5)
+    for part, other in zip(posteriors, mirrored, strict=True):  # plane by plane: the exchange is a copy
+        part.add_(other.index_select(-1, partners)).mul_(0.5)
     return posteriors
 
 
@@ -106,20 +145,61 @@ def smoothing_weights(sigma_vox: float) -> tuple[float, float]:
     return outer / (1 + 2 * outer), 1 / (1 + 2 * outer)
 
 
+class Smoother:
+    """Separable 3-tap Gaussian along X, Y and Z of slabs [n, Y, Z, C] that come in ascending order, zeros outside.
+
+    The last plane of a slab can only be smoothed when the next slab is there: :meth:`add` returns what is ready,
+    :meth:`finish` the rest. After the mirror average, not before: both are linear and the kernel is symmetric, so that
+    once is enough. Source: reference 6.4 and 11.2.
+    """
+
+    def __init__(self, sigma_vox: float) -> None:
+        self.outer, self.centre = smoothing_weights(sigma_vox)
+        self.carried: Tensor | None = None  # the last planes (at most 2), smoothed along Y and Z
+        self.next = 0
+
+    @torch.inference_mode()
+    def add(self, start: int, slab: Tensor) -> tuple[int, Tensor]:
+        """Take a slab (overwritten). Returns: the first plane that is ready, and the planes, perhaps none."""
+        if self.outer == 0:
+            self.carried = slab[:0]
+            self.next = start + len(slab)
+            return start, slab
+        for plane in slab:
+            self._along(plane, 0)
+            self._along(plane, 1)
+        held = slab if self.carried is None else torch.cat([self.carried, slab])
+        known = (
+            1 if self.next > 0 else 0
+        )  # the plane before the first ready one is held, beyond the border there is none
+        ready = self._mixed(held)[known : len(held) - 1]
+        first, self.next = self.next, start + len(slab) - 1
+        self.carried = held[-2:].clone()
+        return first, ready
+
+    @torch.inference_mode()
+    def finish(self) -> tuple[int, Tensor]:
+        """The last plane, when all slabs have been added."""
+        assert self.carried is not None, "no slab was added"
+        return self.next, self._mixed(self.carried)[-1:] if self.outer else self.carried
+
+    def _mixed(self, held: Tensor) -> Tensor:
+        result = held * self.centre
+        result[1:].add_(held[:-1], alpha=self.outer)
+        result[:-1].add_(held[1:], alpha=self.outer)
+        return result
+
+    def _along(self, plane: Tensor, axis: int) -> None:
+        moved = plane.movedim(axis, 0)
+        result = moved * self.centre
+        result[1:].add_(moved[:-1], alpha=self.outer)
+        result[:-1].add_(moved[1:], alpha=self.outer)
+        moved.copy_(result)
+
+
 @torch.inference_mode()
 def smooth_posteriors(posteriors: Tensor, sigma_vox: float) -> Tensor:
-    """Separable 3-tap Gaussian along the last three axes of [C, X, Y, Z], zeros outside; overwrites its argument.
-
-    Source: reference 6.4 and 11.2.
-    """
-    if sigma_vox == 0:
-        return posteriors
-    outer, centre = smoothing_weights(sigma_vox)
-    for channel in posteriors:
-        for axis in range(3):
-            moved = channel.movedim(axis, 0)
-            result = moved * centre
-            result[1:].add_(moved[:-1], alpha=outer)
-            result[:-1].add_(moved[1:], alpha=outer)
-            moved.copy_(result)
-    return posteriors
+    """The same for [C, X, Y, Z] as a whole; overwrites its argument."""
+    smoother = Smoother(sigma_vox)
+    parts = [smoother.add(0, posteriors.permute(1, 2, 3, 0))[1], smoother.finish()[1]]
+    return torch.cat(parts).permute(3, 0, 1, 2)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from synthseg.errors import VolumeError
 from synthseg.inference.config import InferenceConfig
 from synthseg.inference.grids import Grid
 from synthseg.volumes import Orientation, Volume, Window, center_window, crop_pad, resample_to_spacing, to_ras
-from synthseg.volumes.standard import close_to_spacing, rescale
+from synthseg.volumes.standard import close_to_spacing, intensity_range, scale
 
 RESULT_SPACING_MM = 1.0
 AIR_HU = -900.0  # air is -1000 HU; scanners fill the corners with -1024, -2000 or -3024
@@ -27,26 +29,61 @@ MIN_EXTENT_MM = 60.0  # second-largest side: a brain is about 140 mm wide; a sla
 class Prepared:
     """What the network sees and all that is needed to come back.
 
-    ``image`` is [1, 1, X, Y, Z] float32 in [0, 1] on ``padded``; ``working`` [x, y, z] holds the intensities it was
-    made from, and the padded grid begins at its voxel ``start``. ``scan`` is the input in RAS order; ``orientation``
-    leads back to the input's axes, under ``original_affine``. ``fine`` is the 1 mm grid of the results, in RAS order:
-    the scan's own grid when that is within the tolerance of 1 mm.
+    ``scan`` is the input in RAS order; ``orientation`` leads back to the input's axes, under ``original_affine``.
+    ``fine`` is the 1 mm grid of the results, in RAS order: the scan's own grid when that is within the tolerance of
+    1 mm. ``working`` [x, y, z] are the scan's intensities on the network's grid, ``working_affine`` that grid's;
+    ``window`` is the box of its voxels that the network sees (it may reach beyond the scan), ``whole`` the smallest one
+    with all of the scan whose sides the network accepts. ``limits`` are the intensities that the image has as 0 and 1,
+    ``widenings`` counts how often the window was found too small.
     """
 
-    image: Tensor
-    padded: Grid
     scan: Volume
     orientation: Orientation
     original_affine: np.ndarray
     fine: Grid
     notes: tuple[str, ...]
     working: np.ndarray
-    start: tuple[int, int, int]
+    working_affine: np.ndarray
+    whole: Window
+    window: Window
+    limits: tuple[float, float]
+    widenings: int = 0
+
+    @cached_property
+    def image(self) -> Tensor:
+        """[1, 1, X, Y, Z] float32 in [0, 1] on ``padded``; 0 beyond the scan. Made when it is first asked for."""
+        begin, end = self.window.start, tuple(np.add(self.window.start, self.window.shape))
+        low = [max(b, 0) for b in begin]
+        high = [min(e, n) for e, n in zip(end, self.working.shape, strict=True)]
+        part = scale(self.working[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], self.limits)
+        image = crop_pad(part, [b - a for a, b in zip(low, begin, strict=True)], self.window.shape)
+        return torch.from_numpy(image)[None, None]
+
+    @property
+    def padded(self) -> Grid:
+        """The grid of the image."""
+        x, y, z = self.window.shape
+        return Grid((x, y, z), self.window.affine(self.working_affine))
 
     @property
     def native(self) -> Grid:
         """The scan's own grid, in RAS order."""
         return grid_of(self.scan)
+
+    def through(self, window: Window, config: InferenceConfig, *, rescaled: bool) -> Prepared:
+        """The same scan through another window.
+
+        Args:
+            rescaled: let the percentiles of the scan's voxels inside the window be 0 and 1. That is what training does:
+                its images are rescaled within their crop. Otherwise intensities stay as they are.
+        Raises: VolumeError if there is no contrast in the window.
+        """
+        limits = self.limits
+        if rescaled:
+            ends = zip(window.start, window.shape, strict=True)
+            inside = self.working[tuple(slice(max(begin, 0), begin + size) for begin, size in ends)]
+            limits = intensity_range(inside, config.percentiles, subject=subject_of(self.scan))
+        return replace(self, window=window, limits=limits)
 
 
 def prepare(volume: Volume, *, spacing_mm: float, multiple: int, config: InferenceConfig) -> Prepared:
@@ -66,38 +103,19 @@ def prepare(volume: Volume, *, spacing_mm: float, multiple: int, config: Inferen
     if not close_to_spacing(scan.spacing_mm, spacing_mm, config.spacing_tolerance):
         working = resample_to_spacing(scan, spacing_mm, order=1)
     data, ct_notes = window_ct(working.data, config)
-    notes += ct_notes
-    scaled = rescale(data, config.percentiles, subject=subject)
-    image, start = pad_to_multiple(scaled, multiple)
-    padded = grid_of(working).window(start, image.shape)
+    whole = whole_window(data.shape, multiple)
     return Prepared(
-        image=torch.from_numpy(image)[None, None],
-        padded=padded,
         scan=scan,
         orientation=orientation,
         original_affine=volume.affine,
         fine=fine_grid(scan, config.spacing_tolerance),
-        notes=tuple(notes),
+        notes=(*notes, *ct_notes),
         working=data,
-        start=start,
+        working_affine=np.asarray(working.affine, dtype=np.float64),
+        whole=whole,
+        window=whole,
+        limits=intensity_range(data, config.percentiles, subject=subject),
     )
-
-
-def scaled_window(prepared: Prepared, window: Window, config: InferenceConfig) -> Prepared:
-    """A window of the padded grid, its intensities rescaled by the percentiles of the scan's voxels inside it.
-
-    That is what training does: its images are rescaled within their crop.
-    Raises: VolumeError if there is no contrast in the window.
-    """
-    begin = [w + s for w, s in zip(window.start, prepared.start, strict=True)]
-    low = [max(b, 0) for b in begin]
-    high = [min(b + n, m) for b, n, m in zip(begin, window.shape, prepared.working.shape, strict=True)]
-    part = prepared.working[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
-    scaled = rescale(part, config.percentiles, subject=subject_of(prepared.scan))
-    image = crop_pad(scaled, [b - a for a, b in zip(low, begin, strict=True)], window.shape)
-    padded = prepared.padded.window(window.start, window.shape)
-    start = (begin[0], begin[1], begin[2])
-    return replace(prepared, image=torch.from_numpy(image)[None, None], padded=padded, start=start)
 
 
 def subject_of(volume: Volume) -> str:
@@ -144,9 +162,11 @@ def looks_like_ct(data: np.ndarray) -> bool:
     Deliberately strict: clipping an MR scan by mistake destroys it, while a missed CT is only segmented less well and
     is spoken about in the notes. Skull-stripped CT (background 0) cannot be told from MR and needs ``ct=True``.
     """
-    air = float(np.mean(data <= AIR_HU))
-    tissue = float(np.mean((data > 0) & (data <= 80)))
-    return air >= AIR_SHARE and tissue >= SOFT_TISSUE_SHARE
+    if float(data.min()) > AIR_HU:  # most scans: nothing to count
+        return False
+    air = np.count_nonzero(data <= AIR_HU) / data.size
+    tissue = np.count_nonzero((data > 0) & (data <= 80)) / data.size
+    return bool(air >= AIR_SHARE and tissue >= SOFT_TISSUE_SHARE)
 
 
 def window_ct(data: np.ndarray, config: InferenceConfig) -> tuple[np.ndarray, list[str]]:
@@ -167,14 +187,12 @@ def window_ct(data: np.ndarray, config: InferenceConfig) -> tuple[np.ndarray, li
     return data, []
 
 
-def pad_to_multiple(data: np.ndarray, multiple: int) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """Zeros around ``data`` up to the next multiple along each axis, the smaller half before.
+def whole_window(shape: Sequence[int], multiple: int) -> Window:
+    """The smallest window with all of a grid whose sides are multiples, the smaller half of the rest before.
 
-    Returns: the padded array and the start of its grid in voxels of ``data`` (zero or negative).
     Source: reference 6.3, step 7.
     """
-    window = center_window(data.shape, [n + (-n) % multiple for n in data.shape])
-    return window.crop(data), window.start
+    return center_window(shape, [n + (-n) % multiple for n in shape])
 
 
 def edge_aligned_grid(grid: Grid, spacing_mm: float) -> Grid:

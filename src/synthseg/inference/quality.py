@@ -66,13 +66,39 @@ class Quality:
         return "warn" if score < self.warn_below else "pass"
 
 
-def predict_quality(
-    model: Model, posteriors: Tensor, channels: Channels, config: InferenceConfig, *, subject: str = "scan"
-) -> Quality:
-    """The Dice that a network of role "quality" predicts for a segmentation.
+class QualityInputs:
+    """What a quality network reads of posteriors, gathered slab by slab, before any clean-up.
 
     Args:
-        posteriors: [C, X, Y, Z] of the structures on the working grid, before any clean-up; ``channels`` are theirs.
+        model: the network of role "quality"; ``channels`` are those of the posteriors; ``shape`` is the working grid's.
+    """
+
+    def __init__(self, model: Model, channels: Channels, shape: tuple[int, int, int]) -> None:
+        import torch
+
+        self.model, self.channels = model, channels
+        place = {int(value): index for index, value in enumerate(model.channels.values)}
+        self.group = [place[int(value)] for value in channels.quality]
+        self.groups = torch.zeros(len(place), *shape)
+        self.labels = torch.zeros(*shape, dtype=torch.int16)
+
+    def add(self, start: int, slab: Tensor) -> None:
+        """Posteriors [n, Y, Z, C] from plane ``start`` on."""
+        planes = slice(start, start + len(slab))
+        for channel, index in enumerate(self.group):  # not index_add_, whose order of summing is left open on a GPU
+            self.groups[index, planes] += slab[..., channel].cpu()
+        self.labels[planes] = slab.argmax(-1).cpu().short()
+
+    def seen(self) -> Tensor:
+        """[G, X, Y, Z] float32: sums of posteriors, or for a network without ``soft_inputs`` their argmax, one-hot."""
+        from synthseg.networks.hierarchy import one_hot_argmax
+
+        return self.groups if self.model.soft_inputs else one_hot_argmax(self.groups[None])[0]
+
+
+def predict_quality(inputs: QualityInputs, config: InferenceConfig, *, subject: str = "scan") -> Quality:
+    """The Dice that a network of role "quality" predicts for a segmentation.
+
     Source: reference 6.4: groups in a window around the brain, one number each, clipped to [0, 1]. Posteriors are
         summed by group; a network with ``soft_inputs`` (ours) reads these sums, another one their argmax, one-hot (the
         original takes the group of the most probable structure).
@@ -82,31 +108,17 @@ def predict_quality(
 
     from synthseg.inference.predict import require_finite, run_network
 
+    model = inputs.model
     with torch.inference_mode():
-        groups = group_inputs(posteriors, channels, model).cpu().numpy()
-        labels = posteriors.argmax(0).cpu().numpy()
-        window = quality_window(labels, channels.values, window_sides(model, groups.shape[1:]))
+        groups, labels = inputs.seen().numpy(), inputs.labels.numpy()
+        window = quality_window(labels, inputs.channels.values, window_sides(model, groups.shape[1:]))
         seen = crop_pad(groups, window.start, window.shape)
         seen[0] += crop_pad(np.zeros(groups.shape[1:], np.float32), window.start, window.shape, fill=1)
-        inputs = torch.from_numpy(seen)[None].to(posteriors.device)
-        scores = require_finite(run_network(model.network, inputs, config)[0], model.name, subject)
+        image = torch.from_numpy(seen)[None].to(model.device)
+        scores = require_finite(run_network(model.network, image, config)[0], model.name, subject)
     names = [structure.name for structure in model.channels.structures]
     clipped = scores.clamp(0, 1).tolist()
     return Quality(dict(zip(names[1:], clipped[1:], strict=True)))
-
-
-def group_inputs(posteriors: Tensor, channels: Channels, model: Model) -> Tensor:
-    """What the network reads, on the whole grid: posteriors [C, X, Y, Z] -> [G, X, Y, Z] float32."""
-    import torch
-
-    from synthseg.networks.hierarchy import one_hot_argmax
-
-    place = {int(value): index for index, value in enumerate(model.channels.values)}
-    group = [place[int(value)] for value in channels.quality]
-    result = torch.zeros(len(place), *posteriors.shape[1:], device=posteriors.device)
-    for channel, index in enumerate(group):  # not index_add_, whose order of summing is left open on a GPU
-        result[index] += posteriors[channel]
-    return result if model.soft_inputs else one_hot_argmax(result[None])[0]
 
 
 def quality_window(labels: np.ndarray, values: np.ndarray, sides: tuple[int, int, int]) -> Window:

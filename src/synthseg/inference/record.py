@@ -14,6 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from synthseg.inference.outputs import Outputs
 from synthseg.inference.quality import FAIL_BELOW, WARN_BELOW, Quality
 from synthseg.inference.segmentation import Interval, Segmentation
@@ -65,25 +67,40 @@ def still_holds(record: dict[str, Any], settings: dict[str, Any], scan: Path) ->
         return False
 
 
+def ran_with(segmenter: Segmenter) -> dict[str, Any]:
+    """What the networks run on right now: device, backend, precision, CPU threads.
+
+    No part of the settings but the precision, which :func:`settings_of` has: backends and devices give the same answer,
+    so a scan that is done stays done on another machine.
+    """
+    return {
+        "device": str(segmenter.device),
+        "backend": segmenter.backend,
+        "precision": segmenter.config.precision,
+        "threads": torch.get_num_threads(),
+    }
+
+
 def make_record(
     segmentation: Segmentation,
-    segmenter: Segmenter,
-    outputs: Outputs,
+    settings: dict[str, Any],
     described: dict[str, Any],
     files: dict[str, Path],
+    ran: dict[str, Any],
 ) -> dict[str, Any]:
     """The record of one scan, as JSON values.
 
-    ``peak_memory_mib`` is the largest the process has been so far: for a batch, of all scans until this one.
-    ``intervals_mm3`` and ``quality`` are there when they were asked for.
+    ``settings`` are :func:`settings_of`, ``described`` is :func:`describe_input`, ``ran`` is :func:`ran_with` when it
+    was computed. ``peak_memory_mib`` is the largest the process has been so far: for a batch, of all scans until this
+    one. ``intervals_mm3`` and ``quality`` are there when they were asked for.
     """
     record = {
         "format": FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "input": described,
-        "settings": settings_of(segmenter, outputs),
-        "device": str(segmenter.device),
-        "versions": dict(versions()),
+        "settings": settings,
+        **ran,
+        "versions": {**dict(versions()), **_backend_version(ran["backend"])},
         "files": {kind: path.name for kind, path in files.items()},
         "volumes_mm3": {name: round(volume, 3) for name, volume in segmentation.volumes_by_name().items()},
         "timings_s": segmentation.timings_s,
@@ -147,7 +164,7 @@ def failure_file(record: Path) -> Path:
 
 
 def make_failure(
-    scan: Path, error: BaseException, message: str, segmenter: Segmenter, outputs: Outputs
+    scan: Path, error: BaseException, message: str, settings: dict[str, Any], ran: dict[str, Any]
 ) -> dict[str, Any]:
     """What is left of a scan that failed, as JSON values. ``message`` names the scan, what was found and the fix."""
     return {
@@ -156,9 +173,9 @@ def make_failure(
         "status": "failed",
         "input": {"path": str(scan)},
         "error": {"kind": type(error).__name__, "message": message},
-        "settings": settings_of(segmenter, outputs),
-        "device": str(segmenter.device),
-        "versions": dict(versions()),
+        "settings": settings,
+        **ran,
+        "versions": {**dict(versions()), **_backend_version(ran["backend"])},
     }
 
 
@@ -187,6 +204,11 @@ def versions() -> tuple[tuple[str, str], ...]:
     """Name and version of Python and of every package that a result depends on."""
     packages = ("synthseg", "torch", "numpy", "scipy", "nibabel", "connected-components-3d")
     return (("python", platform.python_version()), *((name, importlib.metadata.version(name)) for name in packages))
+
+
+def _backend_version(backend: str) -> dict[str, str]:
+    """Name and version of the package that a backend is, where that is not torch."""
+    return {backend: importlib.metadata.version(backend)} if backend == "openvino" else {}
 
 
 def peak_memory_mib() -> int | None:

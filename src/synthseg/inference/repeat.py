@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.special import stdtrit
 
 from synthseg.errors import SynthsegError, UsageError
 from synthseg.inference.bundle import multiple_of
@@ -103,6 +102,8 @@ def interval_of(values: Sequence[float]) -> Interval:
     degrees of freedom; not below 0. It holds what the head's position and the grid do to a volume; it knows nothing of
     errors that all copies share.
     """
+    from scipy.special import stdtrit  # here: a tenth of a second that runs without error bars need not wait
+
     n = len(values)
     mean, sd = float(np.mean(values)), float(np.std(values, ddof=1))
     reach = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * sd * math.sqrt(1 + 1 / n)

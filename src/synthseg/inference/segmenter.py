@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import final
@@ -13,24 +11,19 @@ from typing import final
 import torch
 from torch import Tensor
 
+from synthseg.engine.choose import choose
+from synthseg.engine.memory import parse_size
 from synthseg.errors import UsageError
 from synthseg.inference.bundle import AnyWeights, Weights, gather, main_of, multiple_of, structures_of
-from synthseg.inference.config import InferenceConfig
-from synthseg.inference.focus import focus, needs_focus
-from synthseg.inference.hierarchy import denoised, first_look, tissue_groups, with_groups
+from synthseg.inference.config import InferenceConfig, check_precision
+from synthseg.inference.focus import focused
+from synthseg.inference.hierarchy import look
 from synthseg.inference.model import Model
 from synthseg.inference.modes import mode_config
-from synthseg.inference.parcels import predict_parcels
-from synthseg.inference.postprocess import clean_posteriors
-from synthseg.inference.predict import (
-    enough_memory,
-    pick_device,
-    predict_posteriors,
-    require_finite,
-    smooth_posteriors,
-)
+from synthseg.inference.passes import Stopwatch, run_networks
+from synthseg.inference.placement import Placement, fallbacks, place
+from synthseg.inference.predict import OutOfMemory, enough_memory, pick_device
 from synthseg.inference.prepare import Prepared, prepare, subject_of
-from synthseg.inference.quality import predict_quality
 from synthseg.inference.results import assemble
 from synthseg.inference.segmentation import Segmentation, check_invariants
 from synthseg.inference.structures import Structure
@@ -54,11 +47,17 @@ class Segmenter:
         quality: predict how good the result is: True, or weights of role "quality".
         protocol: the label protocol the caller counts on (a name or a .tsv): weights of another are refused.
         ct: True clips to the CT window, False never does, None recognises Hounsfield units by themselves.
-        device: "auto" (CUDA when there is one), "cpu", "cuda" or "cuda:N".
+        device: "auto" (CUDA when there is one), "cpu", "cuda", "cuda:N" or "mps".
         threads: CPU threads of this process, set for all of torch; None leaves torch's choice.
+        backend: "auto", or what carries the networks out: "torch", "openvino", "compile", "plain"; in float32 all
+            give the same answer.
+        precision: "float32", "bfloat16" or "int8" (weights with activation ranges) instead of the mode's.
+        memory: what the process may take in all, as "4G" or in bytes: slabs are as thin as that asks for. On a GPU, of
+            its memory. None leaves the choice to speed. Labels and volumes do not depend on it.
 
     Attributes:
         models: the networks by role, in the order in which they run; ``model`` is the one that gives the structures.
+        placement: what carries them out; ``backend`` is its name, ``why`` says why it was chosen.
         structures: what the labels of the results can be, background first, parcels last.
 
     Raises: WeightsError, ConfigError for an unknown mode, UsageError for an unknown device or role.
@@ -76,17 +75,38 @@ class Segmenter:
         ct: bool | None = None,
         device: str = "auto",
         threads: int | None = None,
+        backend: str = "auto",
+        precision: str | None = None,
+        memory: str | int | None = None,
     ) -> None:
         settings = mode_config(mode) if config is None else config
+        if precision is not None:
+            settings = replace(settings, precision=check_precision(precision))
         self.config = settings if ct is None else replace(settings, ct=ct)
-        self.device = pick_device(device)
+        limit = parse_size(memory) if isinstance(memory, str) else memory
         if threads is not None:
             if threads < 1:
                 raise UsageError("threads", found=str(threads), fix="use a number of at least 1")
             torch.set_num_threads(threads)
-        self.models = gather(mode, weights, parcels=parcels, quality=quality, protocol=protocol)
-        for model in self.models.values():
-            model.network.to(self.device)
+        choice = choose(backend, precision=self.config.precision, device=pick_device(device), threads=threads)
+        models = gather(mode, weights, parcels=parcels, quality=quality, protocol=protocol)
+        self.placement = place(models, choice, limit=limit)
+
+    @property
+    def models(self) -> Mapping[str, Model]:
+        return self.placement.models
+
+    @property
+    def device(self) -> torch.device:
+        return self.placement.device
+
+    @property
+    def backend(self) -> str:
+        return self.placement.choice.backend
+
+    @property
+    def why(self) -> str:
+        return self.placement.choice.why
 
     @property
     def model(self) -> Model:
@@ -108,22 +128,30 @@ class Segmenter:
         return () if scorer is None else tuple(s.name for s in scorer.channels.structures[1:])
 
     def with_config(self, config: InferenceConfig) -> Segmenter:
-        """The same networks, not loaded again, under other settings."""
+        """The same networks, not loaded again, under other settings; their precision stays."""
         other = copy.copy(self)
-        other.config = config
+        other.config = replace(config, precision=self.config.precision)
         return other
 
     def without_quality(self) -> Segmenter:
         """The same networks but the one that predicts how good a result is."""
         other = copy.copy(self)
-        other.models = {role: model for role, model in self.models.items() if role != "quality"}
+        models = {role: model for role, model in self.models.items() if role != "quality"}
+        other.placement = replace(self.placement, models=models)
         return other
 
-    def segment(self, scan: str | Path | Volume, want: Want | None = None) -> Segmentation:
+    def prepare(self, scan: Volume) -> Prepared:
+        """What these networks read of a scan, to be segmented later; a batch does this while another one is segmented.
+
+        Raises: VolumeError if the scan cannot be used.
+        """
+        return prepare(scan, spacing_mm=self.model.spacing_mm, multiple=self.multiple, config=self.config)
+
+    def segment(self, scan: str | Path | Volume | Prepared, want: Want | None = None) -> Segmentation:
         """Segment one scan.
 
         Args:
-            scan: a file, or a :class:`synthseg.volumes.Volume`.
+            scan: a file, a :class:`synthseg.volumes.Volume`, or what :meth:`prepare` made of one.
         Returns: a segmentation whose promises have been checked (:func:`check_invariants`).
         Raises: VolumeError if the scan cannot be read or used, InvariantError if the result breaks a promise,
             UsageError for tissue maps of structures that are not FreeSurfer's.
@@ -133,87 +161,62 @@ class Segmenter:
             from synthseg.inference.tissue_maps import require_tissues
 
             require_tissues(self.model.channels.structures)
-        timings: dict[str, float] = {}
-        with _timed(timings, "read"):
-            volume = scan if isinstance(scan, Volume) else read_volume(scan)
-        with _timed(timings, "prepare"):
-            prepared = prepare(volume, spacing_mm=self.model.spacing_mm, multiple=self.multiple, config=self.config)
-        subject = subject_of(volume)
-        with _timed(timings, "locate"):
-            prepared, groups = self._focused(prepared, subject)
-        with enough_memory(subject, self.device, prepared.padded.shape):
-            segmentation, foreground_mm3 = self._segment(prepared, groups, want, timings)
+        watch = Stopwatch()
+        if isinstance(scan, Prepared):
+            prepared = scan
+        else:
+            with watch.on("read"):
+                volume = scan if isinstance(scan, Volume) else read_volume(scan)
+            with watch.on("prepare"):
+                prepared = self.prepare(volume)
+            del volume
+        subject = subject_of(prepared.scan)
+        for placement in self._placements():
+            try:
+                with enough_memory(subject, placement.device, prepared.padded.shape):
+                    segmentation, foreground_mm3 = self._segment(placement, prepared, want, watch)
+                break
+            except OutOfMemory as error:
+                failed = error
+        else:
+            raise failed
+        if placement.note:
+            segmentation = replace(segmentation, notes=(*segmentation.notes, placement.note))
         check_invariants(segmentation, foreground_mm3, joint=self.config.parcel_scaling == "joint")
-        return replace(segmentation, timings_s=timings)
+        return replace(segmentation, timings_s=watch.seconds)
+
+    def _placements(self) -> Iterator[Placement]:
+        """What is planned, then what to try when memory runs out."""
+        yield self.placement
+        yield from fallbacks(self.placement)
 
     def _segment(
-        self, prepared: Prepared, groups: Tensor | None, want: Want, timings: dict[str, float]
+        self, placement: Placement, prepared: Prepared, want: Want, watch: Stopwatch
     ) -> tuple[Segmentation, float]:
         """The segmentation, and the volume of all that is not background."""
-        channels, config, subject = self.model.channels, self.config, subject_of(prepared.scan)
-        parcels = quality = None
-        image = prepared.image.to(self.device)
-        inputs = self._inputs(image, groups, subject, timings)
-        with _timed(timings, "predict"):
-            unsmoothed = replace(config, smoothing_sigma_vox=0)
-            posteriors = predict_posteriors(self.model.network, inputs, channels.partners, unsmoothed)
-            require_finite(posteriors, self.model.name, subject)
-            del inputs, groups
-        # Soft inputs are read as the network gives them, which is what training shows: smoothing makes every border
-        # look doubtful. The published form reads the argmax of what is smoothed (reference 6.4).
-        scorer = self.models.get("quality")
-        if scorer is not None and scorer.soft_inputs:
-            with _timed(timings, "quality"):
-                quality = predict_quality(scorer, posteriors, channels, config, subject=subject)
-        with _timed(timings, "smooth"):
-            posteriors = smooth_posteriors(posteriors, config.smoothing_sigma_vox)
-        if scorer is not None and not scorer.soft_inputs:
-            with _timed(timings, "quality"):
-                quality = predict_quality(scorer, posteriors, channels, config, subject=subject)
-        if "parcels" in self.models:
-            with _timed(timings, "parcels"):
-                parcels = predict_parcels(
-                    self.models["parcels"],
-                    image,
-                    posteriors.argmax(0),
-                    channels,
-                    config,
-                    grid=prepared.padded,
-                    subject=subject,
-                )
-        with _timed(timings, "postprocess"):
-            cleaned = clean_posteriors(posteriors.cpu().numpy(), prepared.padded, prepared.fine, channels, config)
-            del posteriors
-        with _timed(timings, "results"):
-            segmentation = assemble(prepared, cleaned, channels, want, config, parcels)
-        return replace(segmentation, quality=quality), cleaned.foreground_mm3
+        with watch.on("locate"):
+            prepared, groups = self.focused(prepared, placement)
+        answers = run_networks(placement, prepared, groups, self.config, watch)
+        with watch.on("results"):
+            segmentation = assemble(
+                answers.prepared, answers.posteriors, self.model.channels, want, self.config, answers.parcels
+            )
+        return replace(segmentation, quality=answers.quality), answers.posteriors.foreground_mm3
 
-    def _focused(self, prepared: Prepared, subject: str) -> tuple[Prepared, Tensor | None]:
-        """The prepared scan, cut to the brain if its field of view is larger than the network's own.
+    def focused(self, prepared: Prepared, placement: Placement | None = None) -> tuple[Prepared, Tensor | None]:
+        """The prepared scan as the networks are shown it: cut to the brain if its field of view is too large.
 
         Returns: it, and in robust mode the tissue groups where the first look has already given those of this window.
         """
-        field = self.model.field_of_view_mm
-        if field is None or not needs_focus(prepared, field):
-            return prepared, None
-        looker = self.models.get("tissues", self.model)
-        with enough_memory(subject, self.device, prepared.padded.shape):
-            seen = first_look(looker, prepared.image.to(self.device), self.config, subject)
-        background = seen[0].cpu().numpy()
-        focused = focus(prepared, background, field, multiple=self.multiple, config=self.config)
-        same = focused.image is prepared.image
-        return focused, seen.argmax(0) if same and "tissues" in self.models else None
+        placement = placement or self.placement
+        subject = subject_of(prepared.scan)
 
-    def _inputs(self, image: Tensor, groups: Tensor | None, subject: str, timings: dict[str, float]) -> Tensor:
-        """What the network of the structures reads: the image, in robust mode with the denoised tissue groups."""
-        if "guided" not in self.models:
-            return image
-        with _timed(timings, "tissues"):
-            if groups is None:
-                groups = tissue_groups(self.models["tissues"], image, self.config, subject)
-        with _timed(timings, "denoise"):
-            groups = denoised(self.models["denoiser"], groups, self.config, subject)
-        return with_groups(image, groups, len(self.models["denoiser"].channels))
+        def look_through(model: Model, image: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
+            plan = placement.plan_of(model, tuple(image.shape[2:]), subject=subject)
+            return look(model, image.to(placement.device), subject, plan, of=of)
+
+        found = focused(prepared, placement.models, self.config, look_through)
+        return found.prepared, found.groups
 
 
 def segment(
@@ -224,10 +227,3 @@ def segment(
     Raises: see :meth:`Segmenter.segment`.
     """
     return Segmenter(weights, mode).segment(scan, Want(space=space))
-
-
-@contextmanager
-def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    timings[stage] = round(time.perf_counter() - start, 3)

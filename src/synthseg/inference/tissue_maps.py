@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from synthseg.errors import UsageError
-from synthseg.inference.postprocess import Posteriors
+from synthseg.inference.sparse import Piece, SparsePosteriors
 from synthseg.inference.structures import Structure
 
 # Which of FreeSurfer's label values make up each tissue. The convention is that of fMRIPrep (smriprep, workflows/
@@ -33,15 +34,21 @@ def require_tissues(structures: Sequence[Structure]) -> None:
         raise UsageError("tissue maps", found=found, fix="leave --tissue-maps out, or use --weights default")
 
 
-def tissue_posteriors(posteriors: Posteriors, values: np.ndarray) -> Posteriors:
+def tissue_posteriors(posteriors: SparsePosteriors, values: np.ndarray) -> SparsePosteriors:
     """The posteriors of background, GM, WM and CSF, in this order: sums of the structures' ones.
 
     Args:
         posteriors: normalised, one channel a structure.
         values: [C] label value of each channel; those of no tissue count as background.
     """
-    data = np.zeros((1 + len(TISSUES), *posteriors.data.shape[1:]), dtype=np.float32)
     group = {value: index for index, tissue in enumerate(TISSUES, start=1) for value in TISSUES[tissue]}
-    for value, channel in zip(values.tolist(), posteriors.data, strict=True):
-        data[group.get(value, 0)] += channel
-    return Posteriors(data, posteriors.start, posteriors.grid)
+    foreground = posteriors.pieces[0].index
+    place = np.zeros(math.prod(posteriors.shape), dtype=np.int32)  # of every voxel of the box in the foreground's list
+    place[foreground] = np.arange(len(foreground), dtype=np.int32)
+    sums = np.zeros((1 + len(TISSUES), len(foreground)), dtype=np.float32)
+    for piece in posteriors.pieces:
+        where = place.take(piece.index)
+        for channel, found in zip(piece.channels, piece.values, strict=True):
+            sums[group.get(int(values[channel]), 0)][where] += found
+    tissues = Piece(tuple(range(len(sums))), foreground, sums)
+    return SparsePosteriors(len(sums), (tissues,), posteriors.start, posteriors.shape, posteriors.grid)

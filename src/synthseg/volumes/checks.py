@@ -89,14 +89,17 @@ def check_image(data: np.ndarray, path: Path) -> tuple[np.ndarray, list[str]]:
     Raises: VolumeError if no voxel is finite, or all have the same value.
     """
     notes = []
-    finite = np.isfinite(data)
-    bad = data.size - int(np.count_nonzero(finite))
-    if bad == data.size:
-        raise VolumeError(path, found="no finite voxel, only NaN or infinity", fix="check how the file was made")
-    if bad:
+    with np.errstate(invalid="ignore"):
+        low, high = data.min(), data.max()
+    if not (np.isfinite(low) and np.isfinite(high)):  # NaN and infinity show in the extremes: no mask of all voxels
+        finite = np.isfinite(data)
+        bad = data.size - int(np.count_nonzero(finite))
+        if bad == data.size:
+            raise VolumeError(path, found="no finite voxel, only NaN or infinity", fix="check how the file was made")
         data = np.where(finite, data, np.float32(0))
         notes.append(f"{bad} voxels ({100 * bad / data.size:.2g} %) were NaN or infinite and became 0.")
-    if data.min() == data.max():
+        low, high = data.min(), data.max()
+    if low == high:
         found = f"a constant image: every voxel is {float(data.flat[0]):g}"
         raise VolumeError(path, found=found, fix="check that the scan was exported completely")
     return data, notes

@@ -173,10 +173,17 @@ def _open_nibabel(path: Path, extension: str) -> _Source:
     def load(as_stored: bool) -> np.ndarray:
         if as_stored:
             return np.asanyarray(image.dataobj)
+        if (image.dataobj.slope, image.dataobj.inter) == (1, 0):  # nibabel passes 32-bit integers through float64
+            return _as_float32(image.dataobj.get_unscaled())
         data: np.ndarray = image.get_fdata(dtype=np.float32, caching="unchanged")
         return data
 
     return _Source(tuple(image.shape), image.get_data_dtype(), affine, units, tuple(notes), load)
+
+
+def _as_float32(data: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # beyond float32: infinite, and noted as such
+        return data.astype(np.float32, copy=False)
 
 
 def _unpacked(path: Path, extension: str) -> BufferedReader | gzip.GzipFile:
@@ -204,10 +211,7 @@ def _open_npz(path: Path) -> _Source:
 
     def load(as_stored: bool) -> np.ndarray:
         data = _npz_array(path, key)
-        if as_stored:
-            return data
-        with np.errstate(over="ignore"):  # beyond float32: infinite, and noted as such
-            return data.astype(np.float32)
+        return data if as_stored else _as_float32(data)
 
     return _Source(*headers[key], affine, "", tuple(notes), load)
 

@@ -15,6 +15,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from synthseg.errors import ShapeError
 from synthseg.volumes.grid import sample_linear, sample_nearest
+from synthseg.volumes.separable import apply_along_axes, resampled_count, spacing_matrix
 from synthseg.volumes.volume import Volume
 
 _CHUNK = 2_000_000  # target voxels at a time on the general way: 24 MB of coordinates
@@ -35,7 +36,8 @@ def resample_to_spacing(volume: Volume, spacing_mm: float | Sequence[float], *, 
     Args:
         spacing_mm: the new voxel size in mm, one for all axes or one each.
         order: 1 linear (images, float32), 0 nearest without blur (label maps, dtype kept).
-    Returns: the resampled volume; the volume itself if all axes have that voxel size already (to 1e-6).
+    Returns: the resampled volume, its data in any memory order; the volume itself if all axes have that voxel size
+        already (to 1e-6).
     Raises: ShapeError for a spacing that is not positive, or an order other than 0 and 1.
     Source: reference 6.3, step 2. Differs in the number of samples: the original's floating-point range sometimes had
         one more (181 voxels of 0.7 mm gave 128; here 127), and in that nothing is blurred where nothing is resampled.
@@ -47,13 +49,14 @@ def resample_to_spacing(volume: Volume, spacing_mm: float | Sequence[float], *, 
     factor = volume.spacing_mm / target
     if np.abs(factor - 1).max() < 1e-6:
         return volume
-    data = volume.data if order == 0 else blur_for_spacing(volume, target).data
-    positions = []
-    for n, f in zip(data.shape, factor, strict=True):
-        # 1e-4 of a voxel: voxel sizes come as float32, and 181 * 0.7f is a little more or less than 126.7
-        count = max(1, int(np.ceil(n * f - 1e-4)))
-        positions.append((np.arange(count) + 0.5) / f - 0.5)
-    data = _sample_axes(data, positions, order)
+    data = volume.data
+    if order == 1:
+        data = apply_along_axes(data, [spacing_matrix(n, f) for n, f in zip(data.shape, factor, strict=True)])
+    else:
+        positions = [
+            (np.arange(resampled_count(n, f)) + 0.5) / f - 0.5 for n, f in zip(data.shape, factor, strict=True)
+        ]
+        data = _sample_axes(data, positions, order)
     affine = volume.affine.copy()
     affine[:3, :3] /= factor
     affine[:3, 3] -= affine[:3, :3] @ (0.5 * (factor - 1))

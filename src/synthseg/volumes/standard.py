@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from synthseg.errors import VolumeError
+from synthseg.volumes.ranks import percentiles_of
 
 # Billot et al. 2023, section 3.3. The original code uses (0.5, 99.5).
 PERCENTILES = (1.0, 99.0)  # intensities that become 0 and 1
@@ -22,7 +23,14 @@ def rescale(data: np.ndarray, percentiles: tuple[float, float] = PERCENTILES, *,
     Raises: VolumeError if both percentiles are the same number.
     Source: Billot et al. 2023, section 3.3.
     """
-    low, high = (float(value) for value in np.percentile(data, percentiles))
+    return scale(data, intensity_range(data, percentiles, subject=subject))
+
+
+def intensity_range(
+    data: np.ndarray, percentiles: tuple[float, float] = PERCENTILES, *, subject: str
+) -> tuple[float, float]:
+    """The intensities that :func:`rescale` maps to 0 and 1. Raises: as it does."""
+    low, high = percentiles_of(data, percentiles)
     if not high > low:
         p_low, p_high = percentiles
         smallest, largest = float(data.min()), float(data.max())
@@ -33,5 +41,13 @@ def rescale(data: np.ndarray, percentiles: tuple[float, float] = PERCENTILES, *,
         if largest > smallest:
             fix = "crop it to the head, or check its intensities (Hounsfield units need --ct, other scans --no-ct)"
         raise VolumeError(subject, found=found, fix=fix)
-    scaled = (np.clip(data, low, high).astype(np.float32) - np.float32(low)) / np.float32(high - low)
+    return low, high
+
+
+def scale(data: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+    """Map two intensities, the lower one first, to 0 and 1, clipped. float32, a new array."""
+    low, high = limits
+    scaled: np.ndarray = np.clip(data, low, high).astype(np.float32, copy=False)
+    scaled -= np.float32(low)
+    scaled /= np.float32(high - low)
     return np.clip(scaled, 0, 1, out=scaled)

@@ -47,6 +47,16 @@ def spacing_of(affine: np.ndarray) -> np.ndarray:
     return np.sqrt((np.asarray(affine, dtype=np.float64)[:3, :3] ** 2).sum(axis=0))
 
 
+def in_memory_order(data: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """A view of an array whose memory runs forward, slowest axis first, and the array's axes in that order.
+
+    Flips and permutations of one block of memory (scans in RAS order are such views) are undone without a copy.
+    """
+    order = sorted(range(data.ndim), key=lambda axis: -abs(data.strides[axis]))
+    forward = data[tuple(slice(None, None, -1 if stride < 0 else 1) for stride in data.strides)]
+    return forward.transpose(order), order
+
+
 def extension_of(path: str | Path) -> str:
     """The volume extension at the end of the file's name in lower case, or ``""``. The folder's name does not count."""
     name = Path(path).name.lower()

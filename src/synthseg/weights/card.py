@@ -10,6 +10,8 @@ A card holds::
     field_of_view_mm    sides of the images it was trained on; inference cuts larger scans to the brain (optional)
     protocol      {"name", "description", "rows"}: the whole label table, so that the file explains itself
     soft_inputs   bool, role "quality" only: it reads posteriors summed by group, not one-hot labels (absent: one-hot)
+    int8          {"ranges": {convolution: {"low", "high", "scale"}}, "images", "seed", "from"}: what 8-bit arithmetic
+                  must know, and the synthetic images it was seen on (optional; ``synthseg.engine.ranges``)
     data          what it was trained on
     steps         number of training steps
     scores        {name: number} measured on held-out scans
@@ -113,6 +115,9 @@ def _card_problem(card: Mapping[str, Any]) -> str | None:
     protocol = card.get("protocol")
     if not isinstance(protocol, dict) or not isinstance(protocol.get("name"), str) or not protocol.get("rows"):
         return "no label protocol"
+    int8 = card.get("int8")
+    if int8 is not None and not (isinstance(int8, dict) and isinstance(int8.get("ranges"), dict)):
+        return "an entry int8 without a table of ranges"
     return _role_problem(card)
 
 

@@ -1,0 +1,1 @@
+"""Running networks: the same answer with less arithmetic and less memory, by any backend."""

@@ -1,0 +1,178 @@
+"""A whole network as one file for other programs: ONNX or OpenVINO, checked against torch before it appears."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from synthseg.engine.onnx_ops import OPSET, OnnxOps, load_onnx
+from synthseg.engine.openvino_ops import OpenVinoOps, compile_model, load_openvino
+from synthseg.engine.program import can_run
+from synthseg.engine.whole import forward
+from synthseg.errors import OutputError, SynthsegError, UsageError
+from synthseg.files import atomic_file
+from synthseg.networks.unet import UNet
+
+INPUT, OUTPUT = "image", "posteriors"
+TOLERANCE = 1e-4  # largest difference of a posterior from torch's
+IR_VERSION = 8  # of the ONNX file format, of the same year as the opset
+Sides = tuple[int, int, int]
+Run = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: ``shape`` as given (None: any sides that are multiples), by which runtimes it was checked."""
+
+    path: Path
+    shape: Sides | None
+    checked_by: tuple[str, ...]
+    largest_difference: float
+
+
+def export_onnx(net: UNet, path: Path, facts: Mapping[str, str], shape: Sides | None = None) -> Exported:
+    """Write a network as ONNX: image [1, C_in, X, Y, Z] in [0, 1] -> posteriors [1, C, X, Y, Z].
+
+    Args:
+        net: in evaluation mode, on the CPU.
+        facts: written along as metadata properties.
+        shape: X, Y and Z fixed; None leaves them open.
+    Raises: UsageError for sides that the network cannot take, SynthsegError where packages are missing or the network
+        cannot be exported, OutputError for a file whose answers differ from torch's (it is not kept).
+    """
+    _require(net, path, ".onnx", shape)
+    content = _onnx_model(net, facts, shape).SerializeToString()
+    runs = _onnx_runs(content)
+    if not runs:
+        found = "neither onnxruntime nor openvino to check the file with"
+        raise SynthsegError("export to ONNX", found=found, fix="pip install 'synthseg[export]'")
+    largest = max(_largest_difference(net, run, path, shape) for run in runs.values())
+    with atomic_file(path) as file:
+        file.write(content)
+    return Exported(path, shape, tuple(runs), largest)
+
+
+def export_openvino(net: UNet, path: Path, facts: Mapping[str, str], shape: Sides | None = None) -> Exported:
+    """Write a network for OpenVINO: NAME.xml, and NAME.bin with its weights. See :func:`export_onnx`."""
+    _require(net, path, ".xml", shape)
+    ov = load_openvino()
+    model = _openvino_model(net, facts, shape)
+    with tempfile.TemporaryDirectory(prefix="synthseg-export-") as folder:
+        part = Path(folder) / path.name
+        ov.serialize(model, part)
+        largest = _largest_difference(net, _openvino_run(part), path, shape)
+        for suffix in (".bin", ".xml"):  # the weights first: a graph is never there without them
+            with atomic_file(path.with_suffix(suffix)) as file, part.with_suffix(suffix).open("rb") as source:
+                shutil.copyfileobj(source, file)
+    return Exported(path, shape, ("openvino",), largest)
+
+
+def _require(net: UNet, path: Path, suffix: str, shape: Sides | None) -> None:
+    if not can_run(net):
+        found = "a network that is not a UNet of at least two levels"
+        raise SynthsegError("export", found=found, fix="export weights of another role than quality")
+    if path.suffix != suffix:
+        raise UsageError(path, found=f"the suffix {path.suffix!r}", fix=f"name the file *{suffix}")
+    multiple = net.config.multiple
+    if shape is not None and any(side < multiple or side % multiple for side in shape):
+        found = "x".join(map(str, shape))
+        raise UsageError("shape", found=found, fix=f"give sides that are multiples of {multiple} voxels")
+
+
+def _onnx_model(net: UNet, facts: Mapping[str, str], shape: Sides | None) -> Any:
+    helper, config = load_onnx().helper, net.config
+    ops = OnnxOps()
+    logits = forward(ops, net, ops.gather(INPUT, config.patch, config.in_channels))
+    ops.named(ops.softmax(ops.spread(logits, config.patch, config.out_channels)), OUTPUT)
+    sides: Sequence[int | str] = shape or ("X", "Y", "Z")
+    kind = load_onnx().TensorProto.FLOAT
+    graph = helper.make_graph(
+        ops.nodes,
+        "synthseg",
+        [helper.make_tensor_value_info(INPUT, kind, [1, config.in_channels, *sides])],
+        [helper.make_tensor_value_info(OUTPUT, kind, [1, config.out_channels, *sides])],
+        ops.initializers,
+    )
+    opset = [helper.make_opsetid("", OPSET)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION, producer_name="synthseg")
+    helper.set_model_props(model, dict(facts))
+    load_onnx().checker.check_model(model)
+    return model
+
+
+def _openvino_model(net: UNet, facts: Mapping[str, str], shape: Sides | None) -> Any:
+    ov = load_openvino()
+    from openvino import opset13 as op
+
+    config, ops = net.config, OpenVinoOps()
+    sides = ov.PartialShape([1, config.in_channels, *(shape or (-1, -1, -1))])
+    image = op.parameter(sides, np.float32, name=INPUT)
+    x = op.space_to_depth(image, "depth_first", config.patch).output(0) if config.patch > 1 else image.output(0)
+    x = forward(ops, net, x)
+    if config.patch > 1:
+        x = op.depth_to_space(x, "depth_first", config.patch).output(0)
+    posteriors = ops.softmax(x)
+    image.output(0).tensor.set_names({INPUT})
+    posteriors.tensor.set_names({OUTPUT})
+    model = ov.Model([posteriors], [image], "synthseg")
+    for key, value in facts.items():
+        model.set_rt_info(value, ["synthseg", key])
+    return model
+
+
+def _onnx_runs(content: bytes) -> dict[str, Run]:
+    """Ways of running an ONNX file, by the runtimes that are installed."""
+    runs: dict[str, Run] = {}
+    if find_spec("onnxruntime"):
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        runs["onnxruntime"] = lambda image: np.asarray(session.run([OUTPUT], {INPUT: image})[0])
+    if find_spec("openvino"):
+        compiled = _compile(load_openvino().Core().read_model(content))
+        runs["openvino"] = lambda image: np.asarray(compiled({INPUT: image})[OUTPUT])
+    return runs
+
+
+def _openvino_run(path: Path) -> Run:
+    compiled = _compile(load_openvino().Core().read_model(path))
+    return lambda image: np.asarray(compiled({INPUT: image})[OUTPUT])
+
+
+def _compile(model: Any) -> Any:
+    # Float32 also on processors with faster and coarser arithmetic: the check is of the file.
+    return compile_model(model, {"INFERENCE_PRECISION_HINT": "f32"})
+
+
+@torch.inference_mode()
+def _largest_difference(net: UNet, run: Run, path: Path, shape: Sides | None) -> float:
+    """Of a posterior from torch's, over noise and something with edges. Raises: OutputError above the tolerance."""
+    multiple = net.config.multiple
+    largest = 0.0
+    for sides in [shape] if shape else [(multiple, multiple, multiple), (multiple, 2 * multiple, 3 * multiple)]:
+        for image in _images(net.config.in_channels, sides):
+            expected = torch.softmax(net(image), dim=1).numpy()
+            difference = float(np.abs(run(image.numpy()) - expected).max())
+            if not difference < TOLERANCE:
+                found = f"posteriors that differ from torch's by {difference:.2g} (at most {TOLERANCE:g} is accepted)"
+                fix = "nothing was written; update onnx, onnxruntime and openvino, or report these weights"
+                raise OutputError(path, found=found, fix=fix)
+            largest = max(largest, difference)
+    return largest
+
+
+def _images(channels: int, sides: Sides) -> list[Tensor]:
+    noise = torch.rand(1, channels, *sides, generator=torch.Generator().manual_seed(0))
+    x, y, z = torch.meshgrid(*(torch.linspace(-1, 1, side) for side in sides), indexing="ij")
+    ball = x.square() + y.square() + z.square()
+    shell = torch.where(ball > 0.5, 1.0, 0.3 + 0.3 * x) * (ball < 0.8)  # bright, around a graded core
+    return [noise, shell.expand(1, channels, *sides).contiguous()]
