@@ -268,8 +268,11 @@ def test_a_field_of_view_around_the_labels_changes_no_score(tmp_path: Path):
 def test_results_belong_to_all_networks_of_a_run():
     one, two = (dataclasses.replace(band_model(), sha256=digit * 64) for digit in "12")
     plain = Segmenter(one, "fast")
-    with_another = Segmenter(one, "fast")
-    with_another.models = {"structures": one, "quality": two}
-    with_other = Segmenter(one, "fast")
-    with_other.models = {"structures": one, "quality": dataclasses.replace(two, sha256="3" * 64)}
+
+    def beside(quality: Model) -> Segmenter:
+        other = Segmenter(one, "fast")
+        other.placement = dataclasses.replace(other.placement, models={"structures": one, "quality": quality})
+        return other
+
+    with_another, with_other = beside(two), beside(dataclasses.replace(two, sha256="3" * 64))
     assert len({settings_key(s) for s in (plain, with_another, with_other)}) == 3

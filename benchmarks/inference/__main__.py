@@ -51,6 +51,9 @@ def main() -> int:
         print(f"results of {given.state} are used; the code is now {state}", file=sys.stderr)
     options: dict[str, Any] = {"threads": setup.threads, "timeout_s": given.timeout, "after": _as_plain(tasks)}
     results = run_all(tasks, rounds, kept, **options)
+    if code_state() != state:
+        print("the code has changed since the run began: its results are of both states", file=sys.stderr)
+        state += ", changed during the run"
     facts = _facts(given, setup, rounds, given.state or state, f"{before:.1f} and {os.getloadavg()[0]:.1f}")
     write_json(results, facts, given.out / "results.json")
     page = write_page(results, facts)
@@ -67,7 +70,7 @@ def main() -> int:
 
 def _setup(given: argparse.Namespace, data: Path) -> Setup:
     return Setup(
-        work=given.out / "work" / (str(read_card(given.paper)["sha256"])[:12] if given.paper else "random"),
+        work=given.out / "work" / _inputs_key(given.paper),
         data=data,
         peers=given.peers,
         threads=given.threads,
@@ -79,6 +82,12 @@ def _setup(given: argparse.Namespace, data: Path) -> Setup:
         compiled=given.compile,
         subset=given.subset,
     )
+
+
+def _inputs_key(paper: Path | None) -> str:
+    """Folder name of what :mod:`benchmarks.inference.networks` makes: by the weights given and how it makes them."""
+    recipe = hashlib.sha256(Path(__file__).with_name("networks.py").read_bytes()).hexdigest()[:8]
+    return f"{str(read_card(paper)['sha256'])[:12] if paper else 'random'}-{recipe}"
 
 
 def _settings_key(given: argparse.Namespace, setup: Setup) -> str:

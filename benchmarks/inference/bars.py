@@ -14,6 +14,7 @@ ORIGINAL = {"fast": (62.8, 9.9), "default": (116.7, 13.6)}
 FLOAT32 = ("torch float32", "openvino float32")
 INT8 = ("openvino int8",)
 AGREEMENT, DICE_LOSS = 0.995, 0.003
+PEAK_GB = 2.2
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,16 @@ def best(results: Results, prefix: str, names: Sequence[str], key: str = "cpu_s"
 
 
 def _forward(results: Results, side: int) -> Iterator[Bar]:
+    """Time and memory of one and the same contender: the fastest of those that keep to the memory, else the fastest."""
     prefix, what = f"forward/{side}", f"one forward pass at {side}^3 against torch eager"
     for kind, names, least in (("float32", FLOAT32, 2.0), ("int8", INT8, 4.5)):
-        name = best(results, prefix, names, "forward_cpu_s")
+        lean = [name for name in names if (results.median(f"{prefix}/{name}", "peak_gb") or PEAK_GB) < PEAK_GB]
+        name = best(results, prefix, lean or names, "forward_cpu_s")
         ratio = None if name is None else results.ratio(f"{prefix}/{name}", f"{prefix}/{PLAIN}", "forward_cpu_s")
         times = None if not ratio else 1 / ratio
         yield _at_least(f"{what}, {kind}, times faster", least, times, name)
         peak = None if name is None else results.median(f"{prefix}/{name}", "peak_gb")
-        yield _at_most(f"its peak memory, {kind}, GB (stretch 1.5)", 2.2, peak, name, strict=True)
+        yield _at_most(f"its peak memory, {kind}, GB (stretch 1.5)", PEAK_GB, peak, name, strict=True)
     for name in (*FLOAT32, "compile float32"):
         difference = results.median(f"{prefix}/answer of {name}", "largest_difference")
         if difference is not None or name in FLOAT32:

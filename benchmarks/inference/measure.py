@@ -62,7 +62,11 @@ def measure(
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         began = time.perf_counter()
         process = subprocess.Popen([str(word) for word in command], stdout=out, stderr=err, env=environment)
-        code, used = _wait(process, began + timeout_s)
+        try:
+            code, used = _wait(process, began + timeout_s)
+        except BaseException:  # Ctrl-C: nothing stays behind
+            process.kill()
+            raise
         wall = time.perf_counter() - began
         out.seek(0)
         err.seek(0)

@@ -29,7 +29,7 @@ from synthseg.weights.export import export_weights
 
 PAPER, ARRAYS, ONNX, CONFORMED = "paper.safetensors", "paper.npz", "paper.onnx", "conformed.nii.gz"
 SEED = 5
-CALIBRATION_SIDE = 64  # voxels
+STATISTICS_SIDE, RANGES_SIDE = 64, 160  # voxels of the pictures that statistics and int8 ranges are taken from
 PEAK = 4.0  # standard deviation of the random logits: posteriors about as peaked as a trained network's
 INSIDE = 0.69  # wide average of the image beyond which it is foreground: a fifth of a T1 head's field of view
 STEEP = 50.0  # logits a unit of that average: from background to structure within a few voxels
@@ -52,7 +52,8 @@ def make_paper(path: Path, given: Path | None = None) -> Path:
         facts = {key: weights.card[key] for key in ("data", "steps", "int8") if key in weights.card}
         name, spacing_mm = weights.name, float(weights.card["spacing_mm"])
     if "int8" not in facts:
-        pictures = [picture(CALIBRATION_SIDE, seed) for seed in range(3)]
+        # Large and full enough for the average to become as high as in a head (random_network).
+        pictures = [picture(RANGES_SIDE, seed, radius=radius) for seed, radius in enumerate((0.9, 2.0))]
         facts["int8"] = {"ranges": to_card(observe(network, pictures)), "from": "random pictures"}
     card = make_card(name, network.config.to_dict(), protocol, spacing_mm=spacing_mm, facts=facts)
     return save_weights(path, network.state_dict(), card)
@@ -76,10 +77,10 @@ def random_network(config: UNetConfig) -> UNet:
     with torch.no_grad():
         network.train()
         for seed in range(3):
-            network(picture(CALIBRATION_SIDE, seed, channels=config.in_channels))
+            network(picture(STATISTICS_SIDE, seed, channels=config.in_channels))
         network.eval()
         _let_first_channel_average(network)
-        _let_it_decide(network, picture(CALIBRATION_SIDE, 3, channels=config.in_channels))
+        _let_it_decide(network, picture(STATISTICS_SIDE, 3, channels=config.in_channels))
     return network
 
 
