@@ -9,7 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from synthseg.engine.memory import Plan
+from synthseg.engine.runner import Runner
 from synthseg.inference import BatchOptions, BatchResult, Model, Outputs, Segmenter, plan_jobs, run_batch
+from synthseg.inference.config import InferenceConfig
+from synthseg.inference.predict import Smoother, stream_posteriors
 from synthseg.labels import Label, LabelProtocol
 
 torch.set_num_threads(1)  # these volumes are so small that threads cost more than they bring
@@ -60,6 +64,25 @@ class BandNetwork(nn.Module):
 
 def band_model(spacing_mm: float = 1.0, multiple: int = 4, **options: float) -> Model:
     return Model.from_network(BandNetwork(**options), small_protocol(), spacing_mm=spacing_mm, multiple=multiple)
+
+
+@torch.inference_mode()
+def all_posteriors(
+    runner: Runner, inputs: Tensor, partners: np.ndarray, config: InferenceConfig, plan: Plan | None = None
+) -> Tensor:
+    """All posteriors at once, [C, X, Y, Z], averaged and smoothed slab by slab as a run does it."""
+    smoother = Smoother(config.smoothing_sigma_vox)
+    slabs = stream_posteriors(runner, inputs, partners, flip=config.flip, plan=plan)
+    planes = [smoother.add(start, slab)[1] for start, slab in slabs]
+    return torch.cat([*planes, smoother.finish()[1]]).permute(3, 0, 1, 2)
+
+
+@torch.inference_mode()
+def smooth_posteriors(posteriors: Tensor, sigma_vox: float) -> Tensor:
+    """[C, X, Y, Z] smoothed as a whole; overwrites its argument."""
+    smoother = Smoother(sigma_vox)
+    parts = [smoother.add(0, posteriors.permute(1, 2, 3, 0))[1], smoother.finish()[1]]
+    return torch.cat(parts).permute(3, 0, 1, 2)
 
 
 def phantom(
@@ -118,8 +141,11 @@ def run_scans(
     return run_batch(segmenter, plan_jobs(scans, out, outputs), outputs, BatchOptions(**options))  # type: ignore[arg-type]
 
 
-def save_random_weights(path: Path, features: int = 2) -> Path:
-    """Weights in a file, with a card: a small random UNet, for tests that only need something that runs."""
+def save_random_weights(path: Path, features: int = 2, **facts: object) -> Path:
+    """Weights in a file, with a card: a small random UNet, for tests that only need something that runs.
+
+    ``facts`` are added to the card.
+    """
     from synthseg.networks import UNet, UNetConfig
     from synthseg.weights import make_card, save_weights
 
@@ -130,4 +156,4 @@ def save_random_weights(path: Path, features: int = 2) -> Path:
     with torch.no_grad():
         network.head.weight.mul_(8)
     card = make_card("tiny", config.to_dict(), small_protocol(), spacing_mm=2.0)
-    return save_weights(path, network.state_dict(), card)
+    return save_weights(path, network.state_dict(), card | facts)

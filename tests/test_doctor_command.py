@@ -130,6 +130,25 @@ def test_a_backend_that_breaks_in_the_trial_run_is_exit_code_1(doctor, monkeypat
 
 
 @pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "found more memory needed than there is"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "found more memory needed than there is"),
+        (ValueError("odd"), "found ValueError: odd"),
+    ],
+)
+def test_a_scan_that_cannot_be_looked_at_is_a_problem_that_is_told(doctor, tmp_path, monkeypatch, error, said):
+    def failing(*_):
+        raise error
+
+    monkeypatch.setattr("synthseg.inference.checkup.forecast", failing)
+    scan = coarse_scan(tmp_path / "a.nii.gz")
+    code, _, err = doctor(scan)
+    assert code == 1
+    assert f"problem: {scan}: {said}" in err
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--backend", "tf"], "backend 'tf': found an unknown name"),
@@ -167,6 +186,17 @@ def test_a_memory_limit_makes_slabs_thinner_and_one_too_low_is_a_problem(tmp_pat
         forecast.forecast(low, scan, speed)
 
 
+def test_results_that_will_be_written_count_in_the_forecast(doctor, tmp_path):
+    scan = save_scan(tmp_path / "a.nii.gz", phantom((160, 160, 160)), np.eye(4))
+
+    def peak(*options: str) -> int:
+        code, said, _ = doctor(scan, "--mode", "fast", "--json", *options)
+        assert code == 0
+        return json.loads(said)["scans"][0]["memory_bytes"]
+
+    assert peak("--posteriors", "--tissue-maps") > peak("--posteriors") > peak() + 20 * 2**20
+
+
 def test_the_forecast_counts_the_window_that_is_segmented_and_every_pass_over_it(tmp_path):
     scan = save_scan(tmp_path / "a.nii.gz", phantom())
     model = replace(band_model(spacing_mm=2.0), field_of_view_mm=(64.0, 72.0, 56.0))
@@ -193,7 +223,7 @@ def test_estimates_of_memory_are_near_the_truth(shared, tmp_path):
     subprocess.run([*run, "segment", scan, "-o", tmp_path], check=True, stdout=subprocess.DEVNULL)
     estimated = json.loads(done.stdout)["scans"][0]["memory_bytes"]
     record = json.loads((tmp_path / "mni152nlin6_1mm_t1_head_synthseg.json").read_text())
-    assert 0.7 < estimated / (record["peak_memory_mib"] * 2**20) < 1.5
+    assert 0.7 < estimated / (record["peak_memory_mib"] * 2**20) < 1.8
 
 
 # -- the machine

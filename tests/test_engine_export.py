@@ -17,6 +17,7 @@ from synthseg.errors import OutputError, SynthsegError, UsageError
 from synthseg.labels import load_protocol
 from synthseg.networks import Encoder, EncoderConfig, UNet, UNetConfig
 from synthseg.weights import make_card, save_weights
+from synthseg.weights.export import export_weights
 
 SMALL = UNetConfig(out_channels=3, features=3, levels=3)
 CONFIGS = {
@@ -153,3 +154,47 @@ def test_a_network_that_gives_scores_is_refused(tmp_path: Path, command: Callabl
     code, _, error = command("weights", "export", path, "--onnx", tmp_path / "r.onnx")
     assert code == 1
     assert "another role than quality" in error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [None, (80, 96, 80)])
+def test_the_shipped_network_is_exported_in_both_forms(shape, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("openvino")
+    for name in ("net.onnx", "net.xml"):
+        done, _ = export_weights("default", tmp_path / name, shape)
+        assert done.path.is_file()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_weights_are_put_back_when_their_graph_cannot_follow(there: bool, tmp_path: Path, monkeypatch) -> None:
+    pytest.importorskip("openvino")
+    files = [tmp_path / "net.xml", tmp_path / "net.bin"]
+    if there:
+        for file in files:
+            file.write_text(f"the old {file.suffix}")
+    replace = Path.replace
+
+    def failing(self: Path, target: Path) -> Path:
+        if Path(target).suffix == ".xml":
+            raise OSError(28, "No space left on device")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", failing)
+    with pytest.raises(OutputError, match=r"net\.xml.*No space left"):
+        export_openvino(odd_network(SMALL, seed=6), files[0], {})
+    left = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert left == ({file.name: f"the old {file.suffix}" for file in files} if there else {})
+
+
+def test_no_file_is_written_when_one_of_two_targets_cannot_be(own: Path, tmp_path: Path, command: Callable) -> None:
+    out = tmp_path / "new"
+    (out / "own.bin").mkdir(parents=True)
+    code, _, error = command("weights", "export", own, "--onnx", out / "own.onnx", "--openvino", out / "own.xml")
+    assert code == 1
+    assert "own.bin" in error
+    assert [path.name for path in out.iterdir()] == ["own.bin"]
+    blocked = own / "net.onnx"
+    code, _, error = command("weights", "export", own, "--onnx", blocked)
+    assert code == 1
+    assert "not a folder" in error

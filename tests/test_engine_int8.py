@@ -208,7 +208,8 @@ def test_calibrating_adds_ranges_and_leaves_the_tensors(tmp_path: Path, bank: Pa
     assert "can run in int8" in said
     before, after = load_weights("compact"), load_weights(out)
     assert after.card["sha256"] == before.card["sha256"]
-    assert {k: v for k, v in after.card.items() if k != "int8"} == before.card
+    others = [{k: v for k, v in weights.card.items() if k != "int8"} for weights in (before, after)]
+    assert others[0] == others[1]
     ranges = ranges_of_card(after.card)
     assert ranges is not None
     assert after.card["int8"]["images"] == 1

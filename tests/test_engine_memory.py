@@ -78,6 +78,24 @@ def test_features_are_kept_where_they_fit_and_small_images_run_whole():
     assert plan(SHIPPED, (80, 96, 80), passes=2, budget_bytes=None).slab is None
 
 
+def test_a_soft_limit_is_kept_where_that_costs_little():
+    for shape, config in (((192, 224, 192), PAPER), ((160, 192, 160), PAPER), ((224, 256, 224), SHIPPED)):
+        free = plan(config, shape, passes=2, budget_bytes=None)
+        lean = plan(config, shape, passes=2, budget_bytes=None, soft_bytes=free.bytes - 1)
+        works = {way: work for work, way in memory._ways(config, shape, 2)}
+        whole = works[free] + memory._work_below(config)
+        assert lean.bytes < free.bytes
+        assert works[lean] - works[free] <= 0.2 * whole
+        assert plan(config, shape, passes=2, budget_bytes=None, soft_bytes=2**20) == free
+        assert plan(config, shape, passes=2, budget_bytes=lean.bytes, soft_bytes=2**40).bytes <= lean.bytes
+
+
+def test_the_work_below_level_0_is_that_of_its_convolutions():
+    config = UNetConfig(features=4, levels=2, convs_per_level=1, kernel=3)
+    level_0 = 27 * 4 * 1 + 27 * 4 * 4 + 8 * 2 * 4 * 4  # a voxel: encoder, decoder, from level 1
+    assert memory._work_below(config) == pytest.approx(27 * 4 * 8 / 8 / level_0)
+
+
 def test_more_passes_and_larger_images_take_more():
     def need(shape, passes):
         return thinnest(PAPER, shape, passes=passes).bytes

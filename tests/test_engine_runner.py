@@ -1,5 +1,6 @@
 """Posteriors of planes, whatever the slabs, are those of the plain module."""
 
+import copy
 import dataclasses
 import gc
 import weakref
@@ -21,8 +22,9 @@ from synthseg.networks import UNet, UNetConfig
 
 
 def plain(network: nn.Module, image: torch.Tensor) -> torch.Tensor:
+    """In float64: rounding of the module's own is not what the runner is held to."""
     with torch.inference_mode():
-        return network(image).double().softmax(1)[0].permute(1, 2, 3, 0)
+        return copy.deepcopy(network).double()(image.double()).softmax(1)[0].permute(1, 2, 3, 0)
 
 
 def taken(runner: Runner, image: torch.Tensor, slab: int | None, *, backwards=False, **options) -> torch.Tensor:
@@ -51,6 +53,7 @@ def cases(draw):
         kernel=draw(st.sampled_from([1, 3, 5])),
         dropped_skips=draw(st.integers(0, levels - 1)),
         norm=draw(st.sampled_from(["batch", "instance"])),
+        batch_norm_eps=0.1,  # channels that hardly vary, which so few features have, must not magnify rounding
     )
     sides = draw(st.tuples(st.integers(1, 5), st.integers(1, 2), st.integers(1, 2)))
     slab = draw(st.sampled_from([None, 1, 2, 3, 5]))

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from inference_helpers import all_posteriors
 from plus_helpers import (
     EXACT,
     GROUPS,
@@ -23,7 +24,6 @@ from plus_helpers import (
 from synthseg.errors import InvariantError
 from synthseg.inference import MODES, Model, Segmenter, Want
 from synthseg.inference.hierarchy import denoised, tissue_groups, with_groups
-from synthseg.inference.predict import predict_posteriors
 from synthseg.networks.hierarchy import GroupsFirst
 from synthseg.volumes import Volume
 
@@ -62,7 +62,7 @@ def test_the_hierarchy_is_the_composition_done_by_hand(seed, shape):
     groups = denoised(models["denoiser"], tissue_groups(models["tissues"], image, "s"), "s")
     inputs = with_groups(image, groups, 5)
     assert torch.equal(inputs, torch.cat([image, mended], 1))
-    result = predict_posteriors(models["guided"].runner, inputs, models["guided"].channels.partners, ROBUST)
+    result = all_posteriors(models["guided"].runner, inputs, models["guided"].channels.partners, ROBUST)
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-6)
     torch.testing.assert_close(result, composed, rtol=0, atol=1e-6)
     assert len(torch.unique(first.argmax(1))) > 1  # the stages decide something

@@ -108,7 +108,7 @@ def test_one_bad_scan_does_not_stop_the_others(tmp_path, segmenter):
 @pytest.mark.parametrize(
     ("raised", "said"),
     [
-        (MemoryError(), "more memory needed than there is.*crop the scan to the head"),
+        (MemoryError(), "not enough memory on cpu for 36 x 40 x 32 voxels.*crop the scan to the head"),
         (RuntimeError("boom"), "an unexpected error, RuntimeError: boom.*--debug"),
     ],
 )

@@ -203,13 +203,47 @@ def test_the_record_says_what_ran_and_another_exact_backend_leaves_it_valid(tmp_
     plain = Segmenter(weights, "fast", backend="plain", device="cpu")
     assert run_scans(plain, [scan], out).outcomes[0].status == "done"
     record = json.loads((out / "a_synthseg.json").read_text())
-    ran = {"device": "cpu", "backend": "plain", "precision": "float32", "threads": torch.get_num_threads()}
+    one = {"device": "cpu", "backend": "plain", "precision": "float32"}
+    networks = dict.fromkeys(plain.models, one)
+    ran = {**one, "threads": torch.get_num_threads(), "networks": networks}
     assert {key: record[key] for key in ran} == ran == ran_with(plain)
     lean = Segmenter(weights, "fast", backend="torch", device="cpu")
     assert run_scans(lean, [scan], out).outcomes[0].status == "skipped"
     rougher = Segmenter(weights, "fast", backend="torch", precision="bfloat16", device="cpu")
     assert run_scans(rougher, [scan], out).outcomes[0].status == "done"
     assert json.loads((out / "a_synthseg.json").read_text())["precision"] == "bfloat16"
+
+
+def test_a_limit_of_memory_is_for_one_scan_at_a_time(tmp_path):
+    heard, before = [], torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        run_scans(
+            Segmenter(band_model(spacing_mm=2.0), "fast", memory="40G"),
+            scans_in(tmp_path, "ab"),
+            tmp_path / "out",
+            progress=lambda _: heard.append(threading.current_thread() is threading.main_thread()),
+        )
+    finally:
+        torch.set_num_threads(before)
+    assert heard == [True, True]
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_rows_of_scans_that_are_done_are_saved_when_whoever_hears_of_them_fails(tmp_path, segmenter, overlap):
+    told = []
+
+    def gone(outcome):
+        told.append(outcome.job.subject)
+        if len(told) == 2:
+            raise BrokenPipeError
+
+    scans, table = scans_in(tmp_path / "in"), tmp_path / "v.csv"
+    with pytest.raises(BrokenPipeError):
+        run_scans(segmenter, scans, tmp_path / "out", table=table, progress=gone, overlap=overlap)
+    done = ["a", "b", "c"] if overlap else ["a", "b"]  # c was computed meanwhile
+    assert [line.split(",")[0] for line in table.read_text().splitlines()[1:]] == done == told
+    assert {path.name.split("_")[0] for path in (tmp_path / "out").glob("*.nii.gz")} == set(done)
 
 
 def test_with_one_thread_no_more_than_one_core_is_busy(tmp_path):

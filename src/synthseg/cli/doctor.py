@@ -28,6 +28,10 @@ def doctor(
     memory: Annotated[str | None, typer.Option(metavar="SIZE", help="A limit to plan with, e.g. 4G.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: all cores.")] = None,
+    parc: Annotated[bool, typer.Option("--parc", help="Scans will be divided into parcels.")] = False,
+    qc: Annotated[bool, typer.Option("--qc", help="Quality will be predicted.")] = False,
+    posteriors: Annotated[bool, typer.Option("--posteriors", help="Posteriors will be written.")] = False,
+    tissue_maps: Annotated[bool, typer.Option("--tissue-maps", help="Tissue maps will be written.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Say what this machine will use and whether it works, and estimate what scans need.
@@ -39,8 +43,9 @@ def doctor(
 
     report: dict[str, Any] = {"versions": package_versions(), "problems": broken_packages()}
     if not report["problems"]:  # or the rest of us does not load
-        wanted = {"mode": mode, "weights": weights, "backend": backend, "precision": precision}
-        report |= _examine({**wanted, "memory": memory, "device": device, "threads": threads}, scans or [])
+        wanted: dict[str, Any] = {"mode": mode, "weights": weights, "backend": backend, "precision": precision}
+        wanted |= {"memory": memory, "device": device, "threads": threads, "parcels": parc, "quality": qc}
+        report |= _examine(wanted, scans or [], {"posteriors": posteriors, "tissue_maps": tissue_maps})
     if as_json:
         typer.echo(json.dumps(report, indent=1))
     else:
@@ -52,10 +57,12 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _examine(wanted: dict[str, Any], scans: list[Path]) -> dict[str, Any]:
+def _examine(wanted: dict[str, Any], scans: list[Path], results: dict[str, Any]) -> dict[str, Any]:
     from synthseg.inference.checkup import Wanted, examine
+    from synthseg.inference.want import Want
 
-    return asdict(examine(Wanted(**wanted), scans))
+    found = examine(Wanted(**wanted), scans, Want(**results))
+    return {**asdict(found), "backends": [state._asdict() for state in found.backends]}
 
 
 def _lines(report: dict[str, Any]) -> list[str]:

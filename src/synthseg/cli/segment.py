@@ -122,8 +122,9 @@ def segment(
         str | None,
         typer.Option(
             metavar="SIZE",
-            help="What the process may take in all, e.g. 4G; on a GPU, of its memory. Less memory, a little more time, "
-            "the same labels.",
+            help="What the process may take in all, results included, e.g. 4G; on a GPU, of its memory. Less memory, a "
+            "little more time, the same labels; a scan that needs more is refused. Scans are then not read and written "
+            "beside the computation.",
         ),
     ] = None,
 ) -> None:

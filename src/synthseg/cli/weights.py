@@ -92,6 +92,7 @@ def export_command(
     shape: Annotated[str | None, typer.Option(help="fix the input's sides, in voxels: X,Y,Z. Default: open.")] = None,
 ) -> None:
     """Write a whole network for ONNX or OpenVINO, image to posteriors, checked against torch."""
+    from synthseg.engine.export import require_target
     from synthseg.errors import UsageError
     from synthseg.weights.export import export_weights
 
@@ -102,6 +103,8 @@ def export_command(
         if target is not None and target.suffix != suffix:
             raise UsageError(target, found=f"the suffix {target.suffix!r}", fix=f"name the file *{suffix}")
     sides = None if shape is None else _sides(shape)
+    for target in targets:
+        require_target(target)  # all of them before any is written
     for target in targets:
         exported, facts = export_weights(name, target, sides)
         by = " and ".join(exported.checked_by)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import os
+import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +27,9 @@ from synthseg.files import atomic_file
 from synthseg.networks.unet import UNet
 
 INPUT, OUTPUT = "image", "posteriors"
-TOLERANCE = 1e-4  # largest difference of a posterior from torch's
+TOLERANCE = 1e-4  # largest difference of a posterior from torch's in float64
+# Where torch's own float32 is further than that off (networks of few features, over noise): how many times as far.
+OF_TORCHS_OWN = 4
 IR_VERSION = 8  # of the ONNX file format, of the same year as the opset
 Sides = tuple[int, int, int]
 Run = Callable[[np.ndarray], np.ndarray]
@@ -47,7 +53,8 @@ def export_onnx(net: UNet, path: Path, facts: Mapping[str, str], shape: Sides | 
         facts: written along as metadata properties.
         shape: X, Y and Z fixed; None leaves them open.
     Raises: UsageError for sides that the network cannot take, SynthsegError where packages are missing or the network
-        cannot be exported, OutputError for a file whose answers differ from torch's (it is not kept).
+        cannot be exported, OutputError for a file whose answers differ from torch's (it is not kept) or that cannot be
+        written.
     """
     _require(net, path, ".onnx", shape)
     content = _onnx_model(net, facts, shape).SerializeToString()
@@ -70,10 +77,19 @@ def export_openvino(net: UNet, path: Path, facts: Mapping[str, str], shape: Side
         part = Path(folder) / path.name
         ov.serialize(model, part)
         largest = _largest_difference(net, _openvino_run(part), path, shape)
-        for suffix in (".bin", ".xml"):  # the weights first: a graph is never there without them
-            with atomic_file(path.with_suffix(suffix)) as file, part.with_suffix(suffix).open("rb") as source:
-                shutil.copyfileobj(source, file)
+        _move_pair(part, path)
     return Exported(path, shape, ("openvino",), largest)
+
+
+def require_target(path: Path) -> None:
+    """Raises: OutputError where a file to export to, or the *.bin of an *.xml, cannot be written."""
+    for file in (path, path.with_suffix(".bin")) if path.suffix == ".xml" else (path,):
+        if file.is_dir():
+            raise OutputError(file, found="a folder where a file should be written", fix="give a file name inside it")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        found = f"{folder}, which is {'not writable' if folder.is_dir() else 'a file, not a folder'}"
+        raise OutputError(path, found=found, fix="check the folder's permissions, or write elsewhere")
 
 
 def _require(net: UNet, path: Path, suffix: str, shape: Sides | None) -> None:
@@ -82,10 +98,47 @@ def _require(net: UNet, path: Path, suffix: str, shape: Sides | None) -> None:
         raise SynthsegError("export", found=found, fix="export weights of another role than quality")
     if path.suffix != suffix:
         raise UsageError(path, found=f"the suffix {path.suffix!r}", fix=f"name the file *{suffix}")
+    require_target(path)
     multiple = net.config.multiple
     if shape is not None and any(side < multiple or side % multiple for side in shape):
         found = "x".join(map(str, shape))
         raise UsageError("shape", found=found, fix=f"give sides that are multiples of {multiple} voxels")
+
+
+def _move_pair(part: Path, path: Path) -> None:
+    """Graph and weights to their place, the weights first; either both or none, and then what was there stays."""
+    weights = path.with_suffix(".bin")
+    with (
+        _put_back_on_failure(weights),
+        atomic_file(path) as graph,
+        part.open("rb") as source,  # the graph is whole beside its place before the weights take theirs
+    ):
+        shutil.copyfileobj(source, graph)
+        with atomic_file(weights) as file, part.with_suffix(".bin").open("rb") as values:
+            shutil.copyfileobj(values, file)
+
+
+@contextlib.contextmanager
+def _put_back_on_failure(path: Path) -> Iterator[None]:
+    """If anything fails inside, the file is what it was. Raises: OutputError where no copy of it can be kept."""
+    kept = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.kept")
+    there = path.exists()
+    try:
+        if there:
+            try:
+                shutil.copy2(path, kept)
+            except OSError as error:
+                found = f"no way to keep a copy of the one that is there ({error.strerror or error})"
+                raise OutputError(path, found=found, fix="remove it, or write elsewhere") from error
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(OSError):  # the first failure is the one to tell about
+                kept.replace(path) if there else path.unlink(missing_ok=True)
+            raise
+    finally:
+        with contextlib.suppress(OSError):
+            kept.unlink(missing_ok=True)
 
 
 def _onnx_model(net: UNet, facts: Mapping[str, str], shape: Sides | None) -> Any:
@@ -155,15 +208,20 @@ def _compile(model: Any) -> Any:
 
 @torch.inference_mode()
 def _largest_difference(net: UNet, run: Run, path: Path, shape: Sides | None) -> float:
-    """Of a posterior from torch's, over noise and something with edges. Raises: OutputError above the tolerance."""
-    multiple = net.config.multiple
+    """Of a posterior from torch's in float64, over noise and something with edges.
+
+    Raises: OutputError above the tolerance.
+    """
+    multiple, exact = net.config.multiple, copy.deepcopy(net).double()
     largest = 0.0
     for sides in [shape] if shape else [(multiple, multiple, multiple), (multiple, 2 * multiple, 3 * multiple)]:
         for image in _images(net.config.in_channels, sides):
-            expected = torch.softmax(net(image), dim=1).numpy()
+            expected = torch.softmax(exact(image.double()), dim=1).numpy()
+            own = float(np.abs(torch.softmax(net(image), dim=1).numpy() - expected).max())
             difference = float(np.abs(run(image.numpy()) - expected).max())
-            if not difference < TOLERANCE:
-                found = f"posteriors that differ from torch's by {difference:.2g} (at most {TOLERANCE:g} is accepted)"
+            accepted = max(TOLERANCE, OF_TORCHS_OWN * own)
+            if not difference < accepted:
+                found = f"posteriors that differ from torch's by {difference:.2g} (at most {accepted:.2g} is accepted)"
                 fix = "nothing was written; update onnx, onnxruntime and openvino, or report these weights"
                 raise OutputError(path, found=found, fix=fix)
             largest = max(largest, difference)

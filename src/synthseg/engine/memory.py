@@ -18,6 +18,7 @@ from synthseg.networks.unet import UNetConfig
 # peaked 0.6 GB lower. Images of at most twice that run whole.
 _SLAB_BYTES = 64 * 2**20
 _THINNEST = 8  # voxels
+MOST_MORE_WORK = 0.2  # of all of a network's, for staying within the soft limit
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
@@ -36,19 +37,31 @@ class Plan:
     bytes: int
 
 
-def plan(config: UNetConfig, shape: tuple[int, int, int], *, passes: int, budget_bytes: int | None) -> Plan:
+def plan(
+    config: UNetConfig,
+    shape: tuple[int, int, int],
+    *,
+    passes: int,
+    budget_bytes: int | None,
+    soft_bytes: int | None = None,
+) -> Plan:
     """The cheapest way of running a network's passes within a budget.
 
     Args:
         shape: [X, Y, Z] of the input, multiples of ``config.multiple``.
         passes: how many are held side by side (2 with mirror averaging).
         budget_bytes: for the passes alone; None sets no limit: slabs are then as thick as is fast.
+        soft_bytes: what the passes had better stay within: the cheapest way that does is taken if it costs at most
+            :data:`MOST_MORE_WORK` more than the cheapest of all.
     Raises: SynthsegError if not even the thinnest slabs fit.
     """
     ways = sorted(_ways(config, shape, passes), key=lambda way: (way[0], way[1].bytes))
-    for _, way in ways:
-        if budget_bytes is None or way.bytes <= budget_bytes:
-            return way
+    fitting = [(work, way) for work, way in ways if budget_bytes is None or way.bytes <= budget_bytes]
+    if fitting:
+        cheapest, first = fitting[0]
+        most = cheapest + MOST_MORE_WORK * (cheapest + _work_below(config))
+        lean = (way for work, way in fitting if soft_bytes is not None and way.bytes <= soft_bytes and work <= most)
+        return next(lean, first)
     least = min(way.bytes for _, way in ways)
     raise SynthsegError(
         "memory",
@@ -60,6 +73,21 @@ def plan(config: UNetConfig, shape: tuple[int, int, int], *, passes: int, budget
 def thinnest(config: UNetConfig, shape: tuple[int, int, int], *, passes: int) -> Plan:
     """The way that takes the least memory."""
     return min((way for _, way in _ways(config, shape, passes)), key=lambda way: way.bytes)
+
+
+def _work_below(config: UNetConfig) -> float:
+    """Multiplications of all levels but level 0, in the unit of ``relative_work``: these are never done twice."""
+
+    def convolutions(level: int) -> tuple[float, float]:
+        """Of the encoder's and the decoder's half of a level, a voxel of level 0."""
+        k, wide = config.kernel**3, config.features * 2**level
+        into = wide // 2 if level else config.in_channels * config.patch**3
+        down = k * wide * (into + (config.convs_per_level - 1) * wide)
+        up = k * wide * wide * config.convs_per_level + (config.kernel + 1) ** 3 / 8 * 2 * wide * wide
+        return down / 8**level, up / 8**level
+
+    below = [convolutions(level) for level in range(1, config.levels)]
+    return (sum(map(sum, below)) - below[-1][1] if below else 0.0) / sum(convolutions(0))
 
 
 def _ways(config: UNetConfig, shape: tuple[int, int, int], passes: int) -> list[tuple[float, Plan]]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -15,6 +18,7 @@ from synthseg.engine.torch_ops import TorchOps
 from synthseg.errors import SynthsegError, UsageError
 from synthseg.networks.unet import UNet
 
+_COMPILED = 4096  # versions of one function
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -63,16 +67,41 @@ class CompiledParts(TorchParts):
         super().leave(features if program.keeps_features(self._net) else None, super().core(pooled))
 
     def enter(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        features, pooled = self._compiled["enter"](x)
+        with _compiling():
+            features, pooled = self._compiled["enter"](x)
         return features, pooled
 
     def core(self, x: Tensor) -> Tensor:
-        y: Tensor = self._compiled["core"](x)
+        with _compiling():
+            y: Tensor = self._compiled["core"](x)
         return y
 
     def leave(self, skip: Tensor | None, x: Tensor) -> Tensor:
-        z: Tensor = self._compiled["leave"](skip, x)
+        with _compiling():
+            z: Tensor = self._compiled["leave"](skip, x)
         return z
+
+
+@contextlib.contextmanager
+def _compiling() -> Iterator[None]:
+    """Let one function be compiled for as many networks and shapes as there are, and say nothing of it.
+
+    Torch counts by the source of a function, which all networks and all levels of a decoder share, and stops compiling
+    after eight. Its own warnings are for those who write such functions.
+    """
+    limits = ("recompile_limit", "cache_size_limit", "accumulated_recompile_limit", "accumulated_cache_size_limit")
+    config = torch._dynamo.config  # newer and older names, of which one is an alias or missing
+    raised = {name: _COMPILED for name in limits if hasattr(config, name)}
+    loggers = [logging.getLogger(name) for name in ("torch._dynamo", "torch._inductor")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with config.patch(raised):
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from synthseg.engine.program import up_kernel
+from synthseg.networks.moments import instance_norm
 
 
 class TorchOps:
@@ -54,10 +55,7 @@ class TorchOps:
         return torch.addcmul(shift, x, scale)
 
     def instance_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        if x[0, 0].numel() == 1:  # a single voxel is its own mean
-            return _as_channels(bias, x).expand_as(x)
-        weight, bias = weight.to(x.device, x.dtype), bias.to(x.device, x.dtype)
-        return functional.batch_norm(x, None, None, weight, bias, training=True, eps=eps)
+        return instance_norm(x, weight.to(x.device, torch.float32), bias.to(x.device, torch.float32), eps)
 
     def max_pool(self, x: Tensor) -> Tensor:
         return functional.max_pool3d(x, 2)
@@ -86,7 +84,9 @@ def _as_channels(values: Tensor, x: Tensor) -> Tensor:
 
 
 def _by_mkldnn(x: Tensor) -> bool:
-    return x.device.type == "cpu" and torch.backends.mkldnn.is_available() and not torch.compiler.is_compiling()
+    if torch.compiler.is_compiling():  # asked first: what follows would break a graph into pieces
+        return False
+    return x.device.type == "cpu" and torch.backends.mkldnn.is_available()
 
 
 # Torch's compiler calls it; not part of the public interface, so that a later release may lack it.

@@ -55,8 +55,8 @@ def run_batch(
     runs may share a folder and a table.
 
     While one scan is computed, the next is read and the last one written (``BatchOptions.overlap``). An interrupt
-    (Ctrl-C) ends the batch cleanly: the scan that is being written is finished, files are written whole, and running it
-    again resumes.
+    (Ctrl-C) ends the batch cleanly: what has been computed is written to the end, files are written whole, and running
+    it again resumes.
 
     Raises: UsageError or OutputError for what is wrong before the first scan: an unknown structure, a table of other
         columns, structures without tissues, a folder that cannot be written to.
@@ -70,13 +70,15 @@ def run_batch(
             require_writable(table.parent)
     overlap = options.overlap
     if overlap is None:
-        overlap = torch.get_num_threads() > 1 and not outputs.posteriors
+        overlap = torch.get_num_threads() > 1 and not outputs.posteriors and not segmenter.placement.limits_main_memory
     remaining: tuple[Job, ...] = ()
     try:
         run_stages(jobs, batch.begin, batch.read, batch.compute, batch.finish, overlap=overlap and len(jobs) > 1)
     except KeyboardInterrupt:
         remaining = tuple(jobs[len(batch.outcomes) :])
-    return BatchResult(tuple(batch.outcomes), remaining, batch.tables.save())
+    finally:  # also when whoever is told of an outcome fails, like a terminal that is gone
+        table_error = batch.tables.save()
+    return BatchResult(tuple(batch.outcomes), remaining, table_error)
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,7 @@ class _Batch:
         if self.outputs.repeat:
             copies = segment_copies(self.segmenter, loaded.scan, segmentation, self.outputs.repeat)
         repeat_s = round(time.perf_counter() - start, 3)
-        return _Computed(loaded, segmentation, copies, repeat_s, ran_with(self.segmenter))
+        return _Computed(loaded, segmentation, copies, repeat_s, ran_with(self.segmenter, segmentation))
 
     def _write(self, job: Job, computed: _Computed) -> Outcome:
         loaded, segmentation = computed.loaded, computed.segmentation

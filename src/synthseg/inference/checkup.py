@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from synthseg.engine.choose import available_backends
+from synthseg.engine.choose import Availability, available_backends
 from synthseg.engine.machine import Machine, describe_machine
 from synthseg.errors import SynthsegError, UsageError
 from synthseg.inference.forecast import Forecast, Speed, forecast, measure_speed
-from synthseg.inference.predict import pick_device
+from synthseg.inference.predict import pick_device, ran_out
 from synthseg.inference.segmenter import Segmenter
+from synthseg.inference.want import Want
 from synthseg.weights import list_weights, verify_weights
 
 
@@ -26,15 +27,8 @@ class Wanted:
     memory: str | None = None
     device: str = "auto"
     threads: int | None = None
-
-
-@dataclass(frozen=True)
-class BackendState:
-    """Whether a backend can be used on the device, and why (not)."""
-
-    name: str
-    usable: bool
-    reason: str
+    parcels: bool = False
+    quality: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,27 +47,28 @@ class Report:
 
     machine: Machine
     device: str
-    backends: tuple[BackendState, ...]
+    backends: tuple[Availability, ...]
     why: str
     weights: tuple[WeightsState, ...]
     scans: tuple[Forecast, ...]
     problems: tuple[str, ...]
 
 
-def examine(wanted: Wanted, scans: Sequence[Path]) -> Report:
+def examine(wanted: Wanted, scans: Sequence[Path], want: Want | None = None) -> Report:
     """Look at the machine, load the networks, run them for a moment, and say what the scans will need.
 
+    ``want`` is what the results are to hold.
     Raises: UsageError or ConfigError for what is wrong in ``wanted`` itself. Whatever is broken is in the report.
     """
     device = pick_device(wanted.device)
     problems: list[str] = []
     tried = _try(wanted, problems)
-    forecasts = () if tried is None else _forecasts(*tried, scans, problems)
+    forecasts = () if tried is None else _forecasts(*tried, scans, want, problems)
     weights = _weights(None if tried is None else tried[0], problems)
     return Report(
         machine=describe_machine(),
         device=str(device),
-        backends=tuple(BackendState(*state) for state in available_backends(device)),
+        backends=tuple(available_backends(device)),
         why="" if tried is None else tried[0].why,
         weights=weights,
         scans=forecasts,
@@ -92,6 +87,8 @@ def _try(wanted: Wanted, problems: list[str]) -> tuple[Segmenter, Speed] | None:
             memory=wanted.memory,
             device=wanted.device,
             threads=wanted.threads,
+            parcels=wanted.parcels,
+            quality=wanted.quality,
         )
         return segmenter, measure_speed(segmenter)
     except UsageError:
@@ -103,13 +100,21 @@ def _try(wanted: Wanted, problems: list[str]) -> tuple[Segmenter, Speed] | None:
     return None
 
 
-def _forecasts(segmenter: Segmenter, speed: Speed, scans: Sequence[Path], problems: list[str]) -> tuple[Forecast, ...]:
+def _forecasts(
+    segmenter: Segmenter, speed: Speed, scans: Sequence[Path], want: Want | None, problems: list[str]
+) -> tuple[Forecast, ...]:
     found = []
     for path in scans:
         try:
-            found.append(forecast(segmenter, path, speed))
+            found.append(forecast(segmenter, path, speed, want))
         except SynthsegError as error:
             problems.append(str(error))
+        except Exception as error:  # the networks look at the scan: they may run out of memory, or of luck
+            if ran_out(error):
+                what, fix = "more memory needed than there is", "close other programs, or crop the scan to the head"
+            else:
+                what, fix = f"{type(error).__name__}: {error}", "try --backend plain, and report this"
+            problems.append(str(SynthsegError(path, found=what, fix=fix)))
     return tuple(found)
 
 

@@ -11,16 +11,15 @@ import torch
 
 from synthseg.engine.memory import resident_bytes
 from synthseg.inference.model import Model
-from synthseg.inference.placement import BYTES_A_VOXEL
-from synthseg.inference.prepare import Prepared
+from synthseg.inference.needs import Needs
+from synthseg.inference.passes import room_for
+from synthseg.inference.placement import APART, passes_of
 from synthseg.inference.segmenter import Segmenter
+from synthseg.inference.want import Want
 from synthseg.volumes import read_volume
 
 PROBE_VOXELS = 48**3  # of the trial run: a fraction of a second on two cores
 RUNS = 3
-# Labels on the 1 mm grid and the scan's own, and what resampling holds meanwhile, per voxel of the larger grid: on the
-# safe side. Seldom the peak: that is the networks'.
-RESULT_BYTES_A_VOXEL = 32
 # Cleaning up, measuring and writing: roughly, as seen on two cores (3e-7 with both of them taken five times over). What
 # comes before the networks is not estimated, but done.
 SECONDS_A_FINE_VOXEL = 1.5e-7
@@ -65,11 +64,10 @@ def measure_speed(segmenter: Segmenter) -> Speed:
 
     Raises: whatever running it raises: then segmenting would not work either.
     """
-    elsewhere = ("quality", "locator")  # small images, and part of what is measured with the scan itself
-    return {role: _seconds_a_voxel(model) for role, model in segmenter.models.items() if role not in elsewhere}
+    return {role: _seconds_a_voxel(model) for role, model in segmenter.models.items() if role not in APART}
 
 
-def forecast(segmenter: Segmenter, path: Path, speed: Speed) -> Forecast:
+def forecast(segmenter: Segmenter, path: Path, speed: Speed, want: Want | None = None) -> Forecast:
     """Read and prepare a scan, find the brain in it, and say what segmenting it will need.
 
     Raises: VolumeError if the scan cannot be read or used, SynthsegError if the segmenter's memory limit is too low.
@@ -81,9 +79,15 @@ def forecast(segmenter: Segmenter, path: Path, speed: Speed) -> Forecast:
     prepared, _ = segmenter.focused(whole)
     begun = time.perf_counter() - start
     window = prepared.padded.shape
-    plan = segmenter.placement.plan_of(model, window, passes=2 if config.flip else 1, subject=str(path))
-    network_bytes = None if plan is None else plan.bytes
-    on_cpu = segmenter.device.type == "cpu"
+    placement = segmenter.placement
+    needs = room_for(placement, prepared, want or Want(), config)
+    plans = [
+        (one, placement.plan_of(one, window, passes=count, needs=needs))
+        for one, count in passes_of(segmenter.models, flip=config.flip)
+    ]
+    plan = next(found for one, found in plans if one is model)
+    network_bytes = None if plan is None else max(found.bytes for _, found in plans if found is not None) + needs.beside
+    on_cpu = placement.on_cpu
     network_seconds = _network_seconds(segmenter, speed, math.prod(window))
     x, y, z = (float(side) for side in scan.spacing_mm)
     return Forecast(
@@ -96,7 +100,7 @@ def forecast(segmenter: Segmenter, path: Path, speed: Speed) -> Forecast:
         fine=prepared.fine.shape,
         slab=None if plan is None else plan.slab,
         recompute=plan is not None and plan.recompute,
-        memory_bytes=None if network_bytes is None and on_cpu else _peak_bytes(prepared, (network_bytes or 0) * on_cpu),
+        memory_bytes=None if network_bytes is None and on_cpu else _peak_bytes(needs, (network_bytes or 0) * on_cpu),
         device_bytes=None if on_cpu else network_bytes,
         seconds=begun + network_seconds + SECONDS_A_FINE_VOXEL * math.prod(prepared.fine.shape),
         network_seconds=network_seconds,
@@ -113,11 +117,9 @@ def _network_seconds(segmenter: Segmenter, speed: Speed, window: int) -> float:
     return total
 
 
-def _peak_bytes(prepared: Prepared, network_bytes: int) -> int:
+def _peak_bytes(needs: Needs, network_bytes: int) -> int:
     """The process as it is, the scan read and prepared, and the larger of the networks' and the results' share."""
-    networks = network_bytes + BYTES_A_VOXEL * math.prod(prepared.padded.shape)
-    largest = max(math.prod(prepared.fine.shape), prepared.scan.data.size)
-    return resident_bytes() + max(networks, RESULT_BYTES_A_VOXEL * largest)
+    return resident_bytes() + max(network_bytes + needs.gathered, needs.results)
 
 
 def _seconds_a_voxel(model: Model) -> float:

@@ -33,16 +33,6 @@ def look(
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def first_look(model: Model, inputs: Tensor, subject: str, plan: Plan | None = None) -> Tensor:
-    """All posteriors of a single pass: [1, C_in, X, Y, Z] -> [C, X, Y, Z], channels last in memory."""
-    return look(model, inputs, subject, plan, of=lambda slab: slab).permute(3, 0, 1, 2)
-
-
-def background_of(model: Model, inputs: Tensor, subject: str, plan: Plan | None = None) -> Tensor:
-    """The posterior of background of a single pass: [1, C_in, X, Y, Z] -> [X, Y, Z]."""
-    return look(model, inputs, subject, plan, of=lambda slab: slab[..., 0].clone())
-
-
 def tissue_groups(tissues: Model, image: Tensor, subject: str, plan: Plan | None = None) -> Tensor:
     """The most probable group at every voxel: [1, 1, X, Y, Z] -> channel indices [X, Y, Z], the lowest of equals."""
     return look(tissues, image, subject, plan, of=lambda slab: slab.argmax(-1))

@@ -42,7 +42,8 @@ class Model:
     that came from memory. ``field_of_view_mm`` are the sides of the images it was trained on: larger scans are cut to
     the brain first; None for a network that takes any. ``role`` is what the network is for, one of
     :data:`synthseg.weights.ROLES`; with ``soft_inputs`` a quality network reads posteriors instead of one-hot labels.
-    ``ranges`` are those of its activations, for int8; ``backend`` is what runs it (:meth:`on`).
+    ``ranges`` are those of its activations, for int8, and ``ranges_problem`` says why those of its file cannot be read:
+    other precisions do without. ``backend`` is what runs it (:meth:`on`).
     """
 
     name: str
@@ -57,6 +58,7 @@ class Model:
     in_channels: int = IMAGE
     soft_inputs: bool = False
     ranges: Mapping[str, Range] | None = None
+    ranges_problem: WeightsError | None = field(default=None, compare=False)
     backend: Backend = field(default_factory=PlainBackend, compare=False)
 
     @cached_property
@@ -129,6 +131,7 @@ def load_model(weights: str | Path, *, role: str | None = "structures") -> Model
         require_role(role_of(card), (role,), subject)
     channels = channels_of(protocol_of(loaded))
     network: Any = build_network(loaded)
+    ranges, ranges_problem = _ranges(card, subject)
     model = Model(
         name=loaded.name,
         network=network.to(memory_format=torch.channels_last_3d).eval(),
@@ -141,7 +144,8 @@ def load_model(weights: str | Path, *, role: str | None = "structures") -> Model
         role=role_of(card),
         in_channels=int(network.config.in_channels),
         soft_inputs=bool(card.get("soft_inputs", False)),
-        ranges=ranges_of_card(card),
+        ranges=ranges,
+        ranges_problem=ranges_problem,
     )
     _check_role(model, subject)
     kind = "encoder" if model.role == "quality" else "unet"
@@ -181,6 +185,14 @@ def _check_role(model: Model, subject: object) -> None:
     if model.soft_inputs and model.role != "quality":
         found = f"soft inputs for a network of role {model.role!r}, which reads one-hot labels"
         raise WeightsError(str(subject), found=found, fix="leave soft_inputs out of its card")
+
+
+def _ranges(card: dict[str, Any], subject: str | Path) -> tuple[dict[str, Range] | None, WeightsError | None]:
+    """The card's ranges for int8, or what is wrong with them, to be told when int8 is asked for."""
+    try:
+        return ranges_of_card(card, subject), None
+    except WeightsError as error:
+        return None, error
 
 
 def _field_of_view(stated: Any, subject: object) -> tuple[float, float, float] | None:

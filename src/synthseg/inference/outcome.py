@@ -71,8 +71,8 @@ class BatchOptions:
     its files are there: in a batch that overlaps, from the thread that wrote them.
 
     ``overlap`` reads the next scan and writes the last one while one is computed. None: when there are several scans
-    and several threads (``--threads 1`` keeps one core busy, not three), and no posteriors to write, whose gigabyte
-    should not be in memory together with the next scan's.
+    and several threads (``--threads 1`` keeps one core busy, not three), no posteriors to write, whose gigabyte should
+    not be in memory together with the next scan's, and no limit of main memory, which is meant for a scan alone.
     """
 
     overwrite: bool = False

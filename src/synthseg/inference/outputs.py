@@ -65,7 +65,11 @@ class Outputs:
     @property
     def want(self) -> Want:
         return Want(
-            space=self.space, posteriors=self.posteriors, resampled=self.resampled, tissue_maps=self.tissue_maps
+            space=self.space,
+            posteriors=self.posteriors,
+            regrouped=self.merge_sides or bool(self.structures),
+            resampled=self.resampled,
+            tissue_maps=self.tissue_maps,
         )
 
 

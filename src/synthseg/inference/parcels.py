@@ -14,9 +14,8 @@ from synthseg.errors import InvariantError
 from synthseg.inference.bundle import parcel_structures
 from synthseg.inference.config import InferenceConfig
 from synthseg.inference.grids import Grid
-from synthseg.inference.hierarchy import first_look
 from synthseg.inference.model import CORTEX_INPUTS, Model
-from synthseg.inference.predict import smooth_posteriors
+from synthseg.inference.predict import Smoother, require_finite, stream_posteriors
 from synthseg.inference.structures import CORTEX_VALUES, Channels, Structure
 from synthseg.networks.hierarchy import one_hot
 from synthseg.volumes.grid import sample_linear
@@ -159,11 +158,20 @@ def predict_parcels(
     """
     is_cortex = torch.from_numpy(np.isin(channels.values, list(CORTEX_VALUES.values()))).to(labels.device)
     where = one_hot(is_cortex[labels].long()[None], CORTEX_INPUTS, image.dtype)
-    posteriors = first_look(model, torch.cat([image, where], dim=1), subject, plan)
-    posteriors *= where[0, 1].clamp(min=BEYOND)
-    posteriors = smooth_posteriors(posteriors, config.parcel_smoothing_sigma_vox)
+    amount = where[0, 1].clamp(min=BEYOND)[..., None]
+    posteriors = torch.empty((*labels.shape, len(model.channels)), device=image.device)
+    smoother = Smoother(config.parcel_smoothing_sigma_vox)
+    inputs = torch.cat([image, where], dim=1)
+    for start, slab in stream_posteriors(model.runner, inputs, model.channels.partners, flip=False, plan=plan):
+        slab *= amount[start : start + len(slab)]
+        _put(posteriors, *smoother.add(start, require_finite(slab, model.name, subject)))
+    _put(posteriors, *smoother.finish())
     shown = frozenset(channels.values[labels.unique().cpu().numpy()].tolist()) & set(CORTEX_VALUES.values())
-    return Parcels(posteriors, grid, parcel_structures(model), subject, shown)
+    return Parcels(posteriors.permute(3, 0, 1, 2), grid, parcel_structures(model), subject, shown)
+
+
+def _put(posteriors: Tensor, start: int, planes: Tensor) -> None:
+    posteriors[start : start + len(planes)] = planes
 
 
 def scaled_to_cortex(

@@ -16,13 +16,14 @@ from synthseg.inference.collect import Collector
 from synthseg.inference.config import InferenceConfig
 from synthseg.inference.focus import touching, widened
 from synthseg.inference.hierarchy import denoised, tissue_groups, with_groups
-from synthseg.inference.model import Model
+from synthseg.inference.needs import Needs, needs_of
 from synthseg.inference.parcels import Parcels, predict_parcels
-from synthseg.inference.placement import Placement
+from synthseg.inference.placement import Placement, passes_of
 from synthseg.inference.predict import Smoother, require_finite, stream_posteriors
 from synthseg.inference.prepare import Prepared, subject_of
 from synthseg.inference.quality import Quality, QualityInputs, predict_quality
 from synthseg.inference.sparse import SparsePosteriors
+from synthseg.inference.want import Want
 
 
 @dataclass
@@ -52,22 +53,38 @@ class Answers:
     quality: Quality | None
 
 
+def room_for(placement: Placement, prepared: Prepared, want: Want, config: InferenceConfig) -> Needs:
+    """What a scan takes beside the networks' passes. Raises: SynthsegError if the limit of memory is too low for it."""
+    needs = needs_of(prepared, placement.models, want, on_cpu=placement.on_cpu)
+    passes = passes_of(placement.models, flip=config.flip)
+    placement.require_room(passes, prepared.padded.shape, needs, subject_of(prepared.scan))
+    return needs
+
+
 def run_networks(
-    placement: Placement, prepared: Prepared, groups: Tensor | None, config: InferenceConfig, watch: Stopwatch
+    placement: Placement,
+    prepared: Prepared,
+    groups: Tensor | None,
+    want: Want,
+    config: InferenceConfig,
+    watch: Stopwatch,
 ) -> Answers:
     """Segment a prepared image.
 
     Args:
         groups: [X, Y, Z] tissue groups of the same image, if they are known already (robust modes).
+        want: what will be made of the answers: the limit of memory holds for that too.
     The posteriors of the structures pass slab by slab: averaged with the mirrored image's, read by quality control,
     smoothed, read for the parcels, cleaned up. Where the brain reaches beyond the image, a wider one is segmented.
+    Raises: SynthsegError if the limit of memory is too low, before the networks run.
     """
     models, subject = placement.models, subject_of(prepared.scan)
+    needs = room_for(placement, prepared, want, config)
     model, scorer = main_of(models), models.get("quality")
     channels = model.channels
     shape = prepared.padded.shape
     image = prepared.image.to(placement.device)
-    inputs = _inputs(placement, image, groups, subject, watch)
+    inputs = _inputs(placement, image, groups, needs, subject, watch)
     collector = Collector(prepared.padded, prepared.fine, channels, config)
     smoother = Smoother(config.smoothing_sigma_vox)
     scored = None if scorer is None else QualityInputs(scorer, channels, shape)
@@ -90,7 +107,7 @@ def run_networks(
             counts[:] += touching(slab, start, shape[0])
             collector.add(start, slab)
 
-    plan = placement.plan_of(model, shape, passes=2 if config.flip else 1, subject=subject)
+    plan = placement.plan_of(model, shape, passes=2 if config.flip else 1, needs=needs)
     slabs = stream_posteriors(model.runner, inputs, channels.partners, flip=config.flip, plan=plan)
     while True:
         with watch.on("predict"):
@@ -112,20 +129,22 @@ def run_networks(
     wider = widened(prepared, models, config, counts)
     if wider is not None:
         del collector
-        return run_networks(placement, wider, None, config, watch)
+        return run_networks(placement, wider, None, want, config, watch)
     quality = parcels = None
     if scored is not None:
         with watch.on("quality"):
             quality = predict_quality(scored, config, subject=subject)
     if winners is not None:
         with watch.on("parcels"):
-            parcels = _parcels(placement, image, winners, model, prepared, config)
+            parcels = _parcels(placement, image, winners, prepared, needs, config)
     with watch.on("postprocess"):
         posteriors = collector.finish()
     return Answers(prepared, posteriors, parcels, quality)
 
 
-def _inputs(placement: Placement, image: Tensor, groups: Tensor | None, subject: str, watch: Stopwatch) -> Tensor:
+def _inputs(
+    placement: Placement, image: Tensor, groups: Tensor | None, needs: Needs, subject: str, watch: Stopwatch
+) -> Tensor:
     """What the network of the structures reads: the image, in robust mode with the denoised tissue groups."""
     models = placement.models
     if "guided" not in models:
@@ -134,22 +153,22 @@ def _inputs(placement: Placement, image: Tensor, groups: Tensor | None, subject:
     tissues, denoiser = models["tissues"], models["denoiser"]
     with watch.on("tissues"):
         if groups is None:
-            groups = tissue_groups(tissues, image, subject, placement.plan_of(tissues, shape, subject=subject))
+            groups = tissue_groups(tissues, image, subject, placement.plan_of(tissues, shape, needs=needs))
     with watch.on("denoise"):
-        groups = denoised(denoiser, groups, subject, placement.plan_of(denoiser, shape, subject=subject))
+        groups = denoised(denoiser, groups, subject, placement.plan_of(denoiser, shape, needs=needs))
     return with_groups(image, groups, len(denoiser.channels))
 
 
 def _parcels(
-    placement: Placement, image: Tensor, winners: Tensor, main: Model, prepared: Prepared, config: InferenceConfig
+    placement: Placement, image: Tensor, winners: Tensor, prepared: Prepared, needs: Needs, config: InferenceConfig
 ) -> Parcels:
     model, subject = placement.models["parcels"], subject_of(prepared.scan)
-    plan = placement.plan_of(model, tuple(image.shape[2:]), subject=subject)
+    plan = placement.plan_of(model, tuple(image.shape[2:]), needs=needs)
     return predict_parcels(
         model,
         image,
         winners.long().to(image.device),
-        main.channels,
+        main_of(placement.models).channels,
         config,
         grid=prepared.padded,
         subject=subject,

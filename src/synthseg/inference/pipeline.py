@@ -62,10 +62,11 @@ def _overlapping(
             ahead = reader.submit(read, items[index + 1]) if index + 1 < len(items) else None
             computed = compute(given)
             del given
-            if behind is not None:
-                behind.result()
-            behind = writer.submit(finish, computed)
+            # Handed over before we wait: an interrupt or a failure of the one before must not lose what was computed.
+            before, behind = behind, writer.submit(finish, computed)
             del computed
+            if before is not None:
+                before.result()
         if behind is not None:
             behind.result()
     finally:

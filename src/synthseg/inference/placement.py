@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,10 +13,15 @@ from synthseg.engine.program import can_run
 from synthseg.errors import SynthsegError
 from synthseg.inference.bundle import main_of
 from synthseg.inference.model import Model
-from synthseg.networks.unet import UNet
+from synthseg.inference.needs import BYTES_A_VOXEL, Needs
+from synthseg.inference.segmentation import Ran
+from synthseg.networks.unet import UNet, UNetConfig
+from synthseg.weights.store import ALIASES
 
-BYTES_A_VOXEL = 90  # of the working grid, for what is gathered of posteriors and the clean-up; measured: 40 to 80
 SHARE = 0.9  # of the memory that is free
+# For the passes on the CPU, where nobody set a limit: with what else a process holds this fits into 4 GB.
+SOFT_BYTES = int(2.4 * 2**30)
+APART = ("quality", "locator")  # roles whose networks do not see the window: they have small images of their own
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,8 @@ class Placement:
 
     Attributes:
         models: by role, each run by a backend on ``device``.
-        limit: bytes that the process may take in all; None takes the fastest slabs that what is free allows.
+        limit: bytes that the process may take in all, on a GPU of its memory; None takes the fastest slabs that what is
+            free allows.
         thin: the thinnest slabs there are, whatever the limit.
         note: why this is not what was planned; empty for the first choice.
     """
@@ -40,34 +46,115 @@ class Placement:
     def device(self) -> torch.device:
         return self.choice.device
 
-    def plan_of(self, model: Model, shape: tuple[int, ...], *, passes: int = 1, subject: str = "scan") -> Plan | None:
+    @property
+    def on_cpu(self) -> bool:
+        return self.device.type == "cpu"
+
+    @property
+    def limits_main_memory(self) -> bool:
+        return self.limit is not None and self.on_cpu
+
+    @property
+    def ran(self) -> dict[str, Ran]:
+        """What carries out each network, by role."""
+        backends = {role: model.backend for role, model in self.models.items()}
+        return {role: Ran(one.name, str(one.device), one.precision) for role, one in backends.items()}
+
+    def plan_of(
+        self, model: Model, shape: tuple[int, ...], *, passes: int = 1, needs: Needs | None = None
+    ) -> Plan | None:
         """How a network's passes over an image [X, Y, Z] are cut into slabs; None for one that cannot be cut.
 
-        Raises: SynthsegError if the limit is too low even for the thinnest slabs.
+        Within the limit, or what is free, if that is enough for the thinnest slabs (:meth:`require_room` says whether
+        it is): else the thinnest.
+
+        Args:
+            needs: of the scan, beside the networks; None for a first look.
         """
-        network = model.network
-        if model.backend.name == "plain" or not can_run(network) or not isinstance(network, UNet):
+        config = cuttable(model)
+        if config is None:
             return None
         sides = (shape[0], shape[1], shape[2])
+        least = thinnest(config, sides, passes=passes)
         if self.thin:
-            return thinnest(network.config, sides, passes=passes)
-        on_cpu = self.device.type == "cpu"
-        beside = BYTES_A_VOXEL * sides[0] * sides[1] * sides[2] if on_cpu else 0
-        if self.limit is None:
-            # What is free, or a machine without swap would kill the process instead of raising an error.
-            free = available_bytes() if on_cpu else free_device_bytes(self.device)
-            budget = None if free is None else int(free * SHARE) - beside
+            return least
+        budget = self._budget(sides, needs)
+        if budget is not None and budget < least.bytes:
+            return least
+        soft = SOFT_BYTES if self.limit is None and self.on_cpu else None
+        return plan(config, sides, passes=passes, budget_bytes=budget, soft_bytes=soft)
+
+    def require_room(
+        self, passes: Sequence[tuple[Model, int]], shape: tuple[int, ...], needs: Needs | None, subject: str
+    ) -> None:
+        """Refuse a scan before the networks run, if the limit is too low for it.
+
+        Args:
+            passes: the networks that will see the image [X, Y, Z], and how many passes of each are held.
+            needs: as for :meth:`plan_of`.
+        Raises: SynthsegError with what is needed. What networks that cannot be cut take is not known, and not counted.
+        """
+        if self.limit is None or self.thin:
+            return
+        held = resident_bytes() if self.on_cpu else 0
+        sides = (shape[0], shape[1], shape[2])
+        networks, largest = 0, None
+        for model, count in passes:
+            config = cuttable(model)
+            least = 0 if config is None else thinnest(config, sides, passes=count).bytes
+            if least > networks:
+                networks, largest = least, model
+        networks += self._beside(sides, needs)
+        results = needs.results if self.on_cpu and needs is not None else 0
+        needed = held + max(networks, results)
+        if needed <= self.limit:
+            return
+        found = f"a limit of {format_size(self.limit)}, where {format_size(needed)} are needed"
+        if needs is not None and networks < results:
+            savings = self._savings_in_results(needs)
         else:
-            budget = self.limit - beside - (resident_bytes() if on_cpu else 0)
-        try:
-            return plan(network.config, sides, passes=passes, budget_bytes=budget)
-        except SynthsegError as error:
-            least = thinnest(network.config, sides, passes=passes)
-            if self.limit is None:
-                return least
-            needed = format_size(self.limit - (budget or 0) + least.bytes)
-            found = f"a limit of {format_size(self.limit)}, where {needed} are needed"
-            raise SynthsegError(subject, found=found, fix="give a higher --memory, or use --weights compact") from error
+            savings = self._savings_in_networks(largest)
+        ways = [f"give a --memory of {needed // 2**20 + 1}M or more", *savings]
+        raise SynthsegError(subject, found=found, fix=", or ".join(ways))
+
+    def _savings_in_results(self, needs: Needs) -> list[str]:
+        """What else makes the peak smaller, where that is due to the results."""
+        ways = ["leave out --posteriors and --tissue-maps"] if needs.maps else []
+        return ways + (["leave out --parc"] if needs.parcels else [])
+
+    def _savings_in_networks(self, largest: Model | None) -> list[str]:
+        """The same where it is due to the networks, of which ``largest`` takes most."""
+        main = main_of(self.models)
+        if largest is None:
+            return []
+        if largest is self.models.get("parcels"):
+            return ["leave out --parc"]
+        if "guided" in self.models:
+            return ["use the default mode with --weights compact"]
+        return ["use --weights compact"] if largest is main and main.name == ALIASES["default"] else []
+
+    def _budget(self, sides: tuple[int, int, int], needs: Needs | None) -> int | None:
+        """Bytes left for passes; None where there is no telling."""
+        beside = self._beside(sides, needs)
+        if self.limit is not None:
+            return self.limit - beside - (resident_bytes() if self.on_cpu else 0)
+        # What is free, or a machine without swap would kill the process instead of raising an error.
+        free = available_bytes() if self.on_cpu else free_device_bytes(self.device)
+        return None if free is None else int(free * SHARE) - beside
+
+    def _beside(self, sides: tuple[int, int, int], needs: Needs | None) -> int:
+        """What lies on the networks' device beside their passes."""
+        if needs is None:
+            return BYTES_A_VOXEL * sides[0] * sides[1] * sides[2] if self.on_cpu else 0
+        return needs.beside + (needs.gathered if self.on_cpu else 0)
+
+
+def cuttable(model: Model) -> UNetConfig | None:
+    """The network's config if it is run in slabs; None for one that is run whole."""
+    network = model.network
+    if model.backend.name == "plain" or not can_run(network) or not isinstance(network, UNet):
+        return None
+    return network.config
 
 
 def free_device_bytes(device: torch.device) -> int | None:
@@ -75,28 +162,57 @@ def free_device_bytes(device: torch.device) -> int | None:
     return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else None
 
 
+def release(device: torch.device) -> None:
+    """Give a GPU the memory back that torch keeps for reuse."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
+def passes_of(models: Mapping[str, Model], *, flip: bool) -> list[tuple[Model, int]]:
+    """The networks that see the window, and how many passes of each are held side by side."""
+    main = main_of(models)
+    return [(model, 2 if flip and model is main else 1) for role, model in models.items() if role not in APART]
+
+
 def place(models: Mapping[str, Model], choice: Choice, *, limit: int | None = None) -> Placement:
     """Put the networks where ``choice`` says.
 
     In int8 those without activation ranges stay in float32, but for the one that gives the structures.
-    Raises: SynthsegError if the main network has no ranges for int8, or the backend does not work here.
+    Raises: SynthsegError if the main network has no ranges for int8, or the backend does not work here; WeightsError
+        for ranges that cannot be read, where int8 is asked for.
     """
     main = main_of(models)
     placed = {}
     for role, model in models.items():
         own = choice
+        if choice.precision == "int8" and model.ranges_problem is not None:
+            raise model.ranges_problem
         if choice.precision == "int8" and not model.ranges and model is not main:
             own = choose("auto", precision="float32", device=choice.device, threads=choice.threads)
         placed[role] = model.on(make_backend(own, ranges=model.ranges))
     return Placement(placed, choice, limit)
 
 
-def fallbacks(first: Placement) -> list[Placement]:
-    """What to try, in this order, when memory runs out: the thinnest slabs, then the CPU."""
-    steps = [replace(first, thin=True, note=f"not enough memory on {first.device}: segmented in the thinnest slabs")]
-    if first.device.type != "cpu":
-        precision = "float32" if first.choice.precision == "int8" else first.choice.precision
-        choice = choose("auto", precision=precision, device=torch.device("cpu"), threads=first.choice.threads)
-        note = f"not enough memory on {first.device} even in thin slabs: segmented on the CPU"
-        steps.append(replace(place(first.models, choice, limit=first.limit), note=note))
-    return steps
+def fallbacks(first: Placement) -> Iterator[Placement]:
+    """What to try, in this order, when memory runs out: the thinnest slabs where any network can be cut, then the CPU.
+
+    On the CPU there is no limit: the first one's was that of a GPU. The networks move there when that step is asked
+    for; :func:`bring_back` undoes it.
+    """
+    cut = any(cuttable(model) for model in first.models.values())
+    if cut:
+        yield replace(first, thin=True, note=f"not enough memory on {first.device}: segmented in the thinnest slabs")
+    if not first.on_cpu:
+        cpu = torch.device("cpu")
+        choice = choose("auto", precision=first.choice.precision, device=cpu, threads=first.choice.threads)
+        even = " even in thin slabs" if cut else ""
+        note = f"not enough memory on {first.device}{even}: segmented on the CPU"
+        yield replace(place(first.models, choice), note=note)
+
+
+def bring_back(placement: Placement) -> None:
+    """Move the networks to where ``placement`` has them, after another one used them."""
+    for model in placement.models.values():
+        model.network.to(model.device)

@@ -6,7 +6,9 @@ its mirrored partner, smoothed and handed on. A slab is [n, Y, Z, C] float32, ch
 
 from __future__ import annotations
 
+import errno
 import math
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
@@ -76,23 +78,6 @@ def stream_posteriors(
         yield start, part
 
 
-@torch.inference_mode()
-def predict_posteriors(
-    runner: Runner, inputs: Tensor, partners: np.ndarray, config: InferenceConfig, plan: Plan | None = None
-) -> Tensor:
-    """All posteriors at once, averaged and smoothed as ``config`` says: [C, X, Y, Z] float32, channels last in memory.
-
-    Sums to 1 over C, but for the border voxels that smoothing lets fade. See :func:`stream_posteriors`.
-    """
-    smoother = Smoother(config.smoothing_sigma_vox)
-    planes = []
-    for start, slab in stream_posteriors(runner, inputs, partners, flip=config.flip, plan=plan):
-        planes.append(smoother.add(start, slab)[1])
-    planes.append(smoother.finish()[1])
-    planes = [part for part in planes if len(part)]
-    return (planes[0] if len(planes) == 1 else torch.cat(planes)).permute(3, 0, 1, 2)
-
-
 def run_network(network: nn.Module, inputs: Tensor, config: InferenceConfig) -> Tensor:
     """What a network that is not run in slabs says, float32: in bfloat16 if that is asked for, else in float32."""
     reduced = config.precision == "bfloat16"
@@ -115,16 +100,34 @@ class OutOfMemory(SynthsegError):
 
 @contextmanager
 def enough_memory(subject: str, device: torch.device, shape: Sequence[int]) -> Iterator[None]:
-    """Turn torch's ways of running out of memory into an OutOfMemory that names the scan and its shape in voxels."""
+    """Turn the ways of running out of memory into an OutOfMemory that names the scan and its shape in voxels."""
     try:
         yield
-    except RuntimeError as error:  # torch.OutOfMemoryError is one; on the CPU there is only the text
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+    except (RuntimeError, MemoryError, OSError) as error:
+        if not ran_out(error):
             raise
         sides = " x ".join(str(side) for side in shape)
         found = f"not enough memory on {device} for {sides} voxels"
-        fix = "give a limit (--memory 4G) to use thinner slabs, crop the scan to the head, or use --device cpu"
+        fix = "close other programs, crop the scan to the head, or use a machine with more memory"
         raise OutOfMemory(subject, found=found, fix=fix) from error
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left: torch's, numpy's and Python's, the system's."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    # torch.OutOfMemoryError is a RuntimeError; on the CPU there is only the text.
+    torchs = isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    return torchs or isinstance(error, (MemoryError, torch.OutOfMemoryError))
+
+
+def forget_frames(error: BaseException) -> None:
+    """Drop what the frames of an error, and of what led to it, hold: the tensors of the attempt that failed."""
+    link: BaseException | None = error
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
 
 
 def average_with_mirrored(posteriors: Tensor, mirrored: Tensor, partners: Tensor) -> Tensor:
@@ -195,11 +198,3 @@ class Smoother:
         result[1:].add_(moved[:-1], alpha=self.outer)
         result[:-1].add_(moved[1:], alpha=self.outer)
         moved.copy_(result)
-
-
-@torch.inference_mode()
-def smooth_posteriors(posteriors: Tensor, sigma_vox: float) -> Tensor:
-    """The same for [C, X, Y, Z] as a whole; overwrites its argument."""
-    smoother = Smoother(sigma_vox)
-    parts = [smoother.add(0, posteriors.permute(1, 2, 3, 0))[1], smoother.finish()[1]]
-    return torch.cat(parts).permute(3, 0, 1, 2)

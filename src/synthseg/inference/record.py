@@ -67,17 +67,21 @@ def still_holds(record: dict[str, Any], settings: dict[str, Any], scan: Path) ->
         return False
 
 
-def ran_with(segmenter: Segmenter) -> dict[str, Any]:
-    """What the networks run on right now: device, backend, precision, CPU threads.
+def ran_with(segmenter: Segmenter, segmentation: Segmentation | None = None) -> dict[str, Any]:
+    """What the networks ran on: device, backend and precision of the one that gives the structures, and CPU threads.
 
-    No part of the settings but the precision, which :func:`settings_of` has: backends and devices give the same answer,
-    so a scan that is done stays done on another machine.
+    ``networks`` says the same of each by role. Without a segmentation it is what was planned. No part of the settings
+    but the precision, which :func:`settings_of` has: backends and devices give the same answer, so a scan that is done
+    stays done on another machine.
     """
+    networks = segmenter.placement.ran if segmentation is None else segmentation.ran
+    main = networks[segmenter.model.role]
     return {
-        "device": str(segmenter.device),
-        "backend": segmenter.backend,
-        "precision": segmenter.config.precision,
+        "device": main.device,
+        "backend": main.backend,
+        "precision": main.precision,
         "threads": torch.get_num_threads(),
+        "networks": {role: asdict(one) for role, one in networks.items()},
     }
 
 
@@ -100,7 +104,7 @@ def make_record(
         "input": described,
         "settings": settings,
         **ran,
-        "versions": {**dict(versions()), **_backend_version(ran["backend"])},
+        "versions": {**dict(versions()), **_backend_versions(ran)},
         "files": {kind: path.name for kind, path in files.items()},
         "volumes_mm3": {name: round(volume, 3) for name, volume in segmentation.volumes_by_name().items()},
         "timings_s": segmentation.timings_s,
@@ -175,7 +179,7 @@ def make_failure(
         "error": {"kind": type(error).__name__, "message": message},
         "settings": settings,
         **ran,
-        "versions": {**dict(versions()), **_backend_version(ran["backend"])},
+        "versions": {**dict(versions()), **_backend_versions(ran)},
     }
 
 
@@ -206,9 +210,10 @@ def versions() -> tuple[tuple[str, str], ...]:
     return (("python", platform.python_version()), *((name, importlib.metadata.version(name)) for name in packages))
 
 
-def _backend_version(backend: str) -> dict[str, str]:
-    """Name and version of the package that a backend is, where that is not torch."""
-    return {backend: importlib.metadata.version(backend)} if backend == "openvino" else {}
+def _backend_versions(ran: dict[str, Any]) -> dict[str, str]:
+    """Name and version of the packages that backends are, where that is not torch."""
+    used = {one["backend"] for one in ran["networks"].values()}
+    return {backend: importlib.metadata.version(backend) for backend in sorted(used & {"openvino"})}
 
 
 def peak_memory_mib() -> int | None:

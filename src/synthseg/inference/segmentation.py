@@ -34,6 +34,15 @@ class Interval:
     n: int
 
 
+@dataclass(frozen=True)
+class Ran:
+    """What carried a network out: the backend, the device it was on, the precision of its arithmetic."""
+
+    backend: str
+    device: str
+    precision: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Segmentation:
     """The result for one scan.
@@ -57,6 +66,7 @@ class Segmentation:
         intervals: spread of the volumes over repetitions, by value, the total's under 0; None unless asked for.
         tissue_maps: probabilities of grey matter, white matter and CSF ("gm", "wm", "csf"), float32, each on the grid
             and in the orientation of ``labels``; None unless asked for. Not changed by choosing structures.
+        ran: what carried out each network, by role: where memory ran out, not what was planned.
     """
 
     subject: str
@@ -73,6 +83,7 @@ class Segmentation:
     quality: Quality | None = None
     intervals: dict[int, Interval] | None = None
     tissue_maps: dict[str, Volume] | None = None
+    ran: dict[str, Ran] = field(default_factory=dict)
 
     @property
     def labels(self) -> Volume:

@@ -21,8 +21,8 @@ from synthseg.inference.hierarchy import look
 from synthseg.inference.model import Model
 from synthseg.inference.modes import mode_config
 from synthseg.inference.passes import Stopwatch, run_networks
-from synthseg.inference.placement import Placement, fallbacks, place
-from synthseg.inference.predict import OutOfMemory, enough_memory, pick_device
+from synthseg.inference.placement import Placement, bring_back, fallbacks, place, release
+from synthseg.inference.predict import OutOfMemory, enough_memory, forget_frames, pick_device
 from synthseg.inference.prepare import Prepared, prepare, subject_of
 from synthseg.inference.results import assemble
 from synthseg.inference.segmentation import Segmentation, check_invariants
@@ -52,8 +52,10 @@ class Segmenter:
         backend: "auto", or what carries the networks out: "torch", "openvino", "compile", "plain"; in float32 all
             give the same answer.
         precision: "float32", "bfloat16" or "int8" (weights with activation ranges) instead of the mode's.
-        memory: what the process may take in all, as "4G" or in bytes: slabs are as thin as that asks for. On a GPU, of
-            its memory. None leaves the choice to speed. Labels and volumes do not depend on it.
+        memory: what the process may take in all, as "4G" or in bytes: the networks in slabs as thin as that asks for,
+            what is kept of their answers, and the results. A scan for which it is too little is refused before the
+            networks run. On a GPU, of its memory; main memory is not limited then. Networks that are not run in slabs
+            (backend plain) are not counted. None leaves the choice to speed. Labels and volumes do not depend on it.
 
     Attributes:
         models: the networks by role, in the order in which they run; ``model`` is the one that gives the structures.
@@ -154,7 +156,8 @@ class Segmenter:
             scan: a file, a :class:`synthseg.volumes.Volume`, or what :meth:`prepare` made of one.
         Returns: a segmentation whose promises have been checked (:func:`check_invariants`).
         Raises: VolumeError if the scan cannot be read or used, InvariantError if the result breaks a promise,
-            UsageError for tissue maps of structures that are not FreeSurfer's.
+            UsageError for tissue maps of structures that are not FreeSurfer's, SynthsegError where memory does not
+            suffice: that of the machine, or what the limit allows.
         """
         want = want or Want()
         if want.tissue_maps:
@@ -171,19 +174,33 @@ class Segmenter:
                 prepared = self.prepare(volume)
             del volume
         subject = subject_of(prepared.scan)
-        for placement in self._placements():
-            try:
-                with enough_memory(subject, placement.device, prepared.padded.shape):
-                    segmentation, foreground_mm3 = self._segment(placement, prepared, want, watch)
-                break
-            except OutOfMemory as error:
-                failed = error
-        else:
-            raise failed
-        if placement.note:
-            segmentation = replace(segmentation, notes=(*segmentation.notes, placement.note))
+        segmentation, foreground_mm3 = self._wherever_there_is_memory(prepared, want, watch, subject)
         check_invariants(segmentation, foreground_mm3, joint=self.config.parcel_scaling == "joint")
         return replace(segmentation, timings_s=watch.seconds)
+
+    def _wherever_there_is_memory(
+        self, prepared: Prepared, want: Want, watch: Stopwatch, subject: str
+    ) -> tuple[Segmentation, float]:
+        """As :meth:`_segment`, with what to try when memory runs out. Raises: OutOfMemory when nothing helps."""
+        failed: OutOfMemory | None = None
+        placement = self.placement
+        try:
+            for placement in self._placements():
+                try:
+                    with enough_memory(subject, placement.device, prepared.padded.shape):
+                        segmentation, foreground_mm3 = self._segment(placement, prepared, want, watch)
+                except OutOfMemory as error:
+                    forget_frames(error)  # or the tensors of this attempt would be there in the next one
+                    failed = error
+                else:
+                    notes = (*segmentation.notes, placement.note) if placement.note else segmentation.notes
+                    return replace(segmentation, notes=notes, ran=placement.ran), foreground_mm3
+                release(placement.device)
+        finally:
+            if placement.device != self.placement.device:
+                bring_back(self.placement)
+        assert failed is not None  # what is planned is always tried
+        raise failed
 
     def _placements(self) -> Iterator[Placement]:
         """What is planned, then what to try when memory runs out."""
@@ -196,7 +213,7 @@ class Segmenter:
         """The segmentation, and the volume of all that is not background."""
         with watch.on("locate"):
             prepared, groups = self.focused(prepared, placement)
-        answers = run_networks(placement, prepared, groups, self.config, watch)
+        answers = run_networks(placement, prepared, groups, want, self.config, watch)
         with watch.on("results"):
             segmentation = assemble(
                 answers.prepared, answers.posteriors, self.model.channels, want, self.config, answers.parcels
@@ -212,7 +229,9 @@ class Segmenter:
         subject = subject_of(prepared.scan)
 
         def look_through(model: Model, image: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
-            plan = placement.plan_of(model, tuple(image.shape[2:]), subject=subject)
+            sides = tuple(image.shape[2:])
+            placement.require_room([(model, 1)], sides, None, subject)
+            plan = placement.plan_of(model, sides)
             return look(model, image.to(placement.device), subject, plan, of=of)
 
         found = focused(prepared, placement.models, self.config, look_through)

@@ -16,6 +16,7 @@ class Want:
 
     space: str = "native"  # grid of the labels: "native" (the scan's own), "1mm" or "both"
     posteriors: bool = False  # on the grid of the labels; 4 bytes x 33 per voxel
+    regrouped: bool = False  # structures will be chosen or sides merged: that copies the posteriors
     resampled: bool = False  # the scan itself on the 1 mm grid
     tissue_maps: bool = False  # probabilities of grey matter, white matter and CSF on the grid of the labels
 
