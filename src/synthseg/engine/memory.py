@@ -7,6 +7,7 @@ import math
 import os
 import re
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,13 +132,11 @@ def available_bytes() -> int:
         free = int(found[1]) * 1024 if found else _physical_bytes()
     except OSError:  # no Linux
         free = _physical_bytes()
-    try:
+    with suppress(OSError, ValueError):  # no limit to be read is no limit
         group = Path("/sys/fs/cgroup")
         limit = (group / "memory.max").read_text().strip()
         if limit != "max":
             free = min(free, int(limit) - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):
-        pass
     return max(0, free)
 
 
