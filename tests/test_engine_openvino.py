@@ -133,6 +133,7 @@ def test_importing_the_engine_loads_neither_openvino_nor_onnx() -> None:
 
 INTERRUPTED = """
 import signal, torch
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
 from synthseg.engine.openvino_backend import OpenVinoBackend
 from synthseg.networks.unet import UNet, UNetConfig
 

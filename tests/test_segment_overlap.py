@@ -124,6 +124,7 @@ def test_what_goes_wrong_in_any_stage_is_told_of_its_own_scan(tmp_path, monkeypa
         assert kept["error"]["message"] == outcome.message
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("overlap", [False, True])
 def test_ctrl_c_in_a_computation_finishes_what_is_being_written_and_leaves_the_rest(tmp_path, monkeypatch, overlap):
     scans, calls = scans_in(tmp_path / "in"), []
@@ -151,6 +152,7 @@ def test_ctrl_c_in_a_computation_finishes_what_is_being_written_and_leaves_the_r
     assert not again.interrupted
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_after_the_last_computation_leaves_nothing_to_do(tmp_path, monkeypatch, segmenter):
     scans = scans_in(tmp_path / "in", "ab")
     write = batch.write_outputs
