@@ -114,9 +114,9 @@ def peak_bytes(sizes: Sizes, passes: int) -> int:
         sizes.features + sizes.core,
         max(sizes.features, kept) + sizes.low + sizes.leave if collected else 0,
     )
-    # the caller's: a slab of each pass, what it is being smoothed into, and the logits of the next
-    spread = 1 if sizes.config.patch == 1 else 2
-    take = passes * held + max(0 if collected else sizes.leave, sizes.window) + (passes + 1 + spread) * sizes.posteriors
+    # the caller's: a slab of each pass, the logits of the next, and if there is one, what the last is smoothed into
+    slabs = passes + (1 if sizes.config.patch == 1 else 2) + (0 if sizes.whole else 1)
+    take = passes * held + max(0 if collected else sizes.leave, sizes.window) + slabs * sizes.posteriors
     return int(_FIRST_USE + sizes.weights + _OVERHEAD * max((passes - 1) * held + begin, take))
 
 
