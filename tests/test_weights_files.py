@@ -180,7 +180,7 @@ def test_a_truncated_file_is_told_as_such(saved: Path, kept: int) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("model.h5", b"\x89HDF\r\n\x1a\n" + b"0" * 99, "a Keras HDF5 file.*synthseg train"),
+        ("model.h5", b"\x89HDF\r\n\x1a\n" + b"0" * 99, "a Keras HDF5 file.*synthseg weights import"),
         ("renamed.safetensors", b"\x89HDF\r\n\x1a\n" + b"0" * 99, "a Keras HDF5 file"),
         ("model.pt", b"PK\x03\x04" + b"0" * 99, r"pickled torch file, which can run code.*save_weights\(path"),
         ("model.pth", b"anything", "pickled torch file"),
@@ -190,7 +190,8 @@ def test_a_truncated_file_is_told_as_such(saved: Path, kept: int) -> None:
 )
 def test_other_formats_are_named_and_never_opened(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
-    for reader in (load_weights, read_card):
+    readers = (read_card,) if b"HDF" in content else (load_weights, read_card)  # loading reads Keras files
+    for reader in readers:
         with pytest.raises(WeightsError, match=f"(?s){name}.*{message}"):
             reader(tmp_path / name)
 

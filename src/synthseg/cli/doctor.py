@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from synthseg.cli.process import prepare_process
+from synthseg.weights.places import use_model_dir
 
 
 def register(app: typer.Typer) -> None:
@@ -23,6 +24,7 @@ def doctor(
     ] = None,
     mode: Annotated[str, typer.Option(help="As for `synthseg segment`.")] = "default",
     weights: Annotated[str, typer.Option(help="As for `synthseg segment`.")] = "default",
+    model_dir: Annotated[Path | None, typer.Option(help="As for `synthseg segment`.")] = None,
     backend: Annotated[str, typer.Option(help="auto, torch, openvino, compile or plain.")] = "auto",
     precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or int8.")] = None,
     memory: Annotated[str | None, typer.Option(metavar="SIZE", help="A limit to plan with, e.g. 4G.")] = None,
@@ -38,6 +40,7 @@ def doctor(
 
     Nothing is written. Exit code 1 if something that is needed is broken: a package, the weights, the backend, a scan.
     """
+    use_model_dir(model_dir)
     prepare_process(threads, device)
     from synthseg.engine.packages import broken_packages, package_versions
 

@@ -26,7 +26,9 @@ def evaluate(
     labels: Annotated[
         str | None, typer.Option(help="score these values, e.g. 2,3,41 (default: the protocol's that the truth has)")
     ] = None,
-    protocol: Annotated[str, typer.Option(help="label protocol: its name, or a .tsv table")] = "synthseg-2.0",
+    protocol: Annotated[
+        str, typer.Option(help="label protocol: its name, a .tsv table, or the original's lists (a folder or a .npy)")
+    ] = "synthseg-2.0",
     ignore: Annotated[int, typer.Option(help="value of the truth where nothing is scored; -1 for none")] = 255,
     truth_pattern: Annotated[str, typer.Option(help="use only truth files named so, e.g. '*_aseg.nii.gz'")] = "*",
     surface: Annotated[bool, typer.Option("--surface/--no-surface", help="compute surface distances (slower)")] = True,

@@ -32,7 +32,10 @@ def generate(
     ] = None,
     protocol: Annotated[
         str | None,
-        typer.Option(help="Label protocol of the maps: a name or a .tsv. Default: synthseg-generation, or the bank's."),
+        typer.Option(
+            help="Label protocol of the maps: a name, a .tsv, or the original's lists (a folder or a .npy)."
+            " Default: synthseg-generation, or the bank's."
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed and kind of device, same pairs. Default: 0.")] = None,
     replay: Annotated[list[Path] | None, typer.Option(help="Make the pairs of these recorded draws instead.")] = None,

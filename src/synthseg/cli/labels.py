@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -54,7 +54,9 @@ def list_command() -> None:
 
 @labels_app.command("show")
 def show_command(
-    name: Annotated[str, typer.Argument(help="A built-in table's name, or the path of a .tsv.")],
+    name: Annotated[
+        str, typer.Argument(help="A built-in table's name, a .tsv, or the original's lists (a folder or a .npy).")
+    ],
     plain: Annotated[bool, typer.Option("--plain", help="Print the table's text, to copy and edit.")] = False,
 ) -> None:
     """Print one label table."""
@@ -65,6 +67,72 @@ def show_command(
         typer.echo(protocol.to_table(), nl=False)
     else:
         _print_protocol(protocol)
+
+
+@labels_app.command("from-original")
+def from_original_command(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The table to write (.tsv).")],
+    folder: Annotated[
+        Path | None, typer.Argument(help="Folder with generation_labels.npy and the lists beside it, by their names.")
+    ] = None,
+    labels: Annotated[Path | None, typer.Option(help="generation_labels.npy: neutral, left, right.")] = None,
+    n_neutral: Annotated[
+        int | None, typer.Option(min=1, help="Labels before the left ones. Default: by FreeSurfer's numbering.")
+    ] = None,
+    classes: Annotated[Path | None, typer.Option(help="generation_classes.npy.")] = None,
+    contrast_classes: Annotated[
+        Path | None, typer.Option(help="generation_classes_contrast_specific.npy. Default: --classes.")
+    ] = None,
+    targets: Annotated[
+        Path | None,
+        typer.Option(help="Segmentation labels, aligned. Without --labels: a table of a network's outputs."),
+    ] = None,
+    names: Annotated[Path | None, typer.Option(help="Names of the targets, aligned.")] = None,
+    topology: Annotated[Path | None, typer.Option(help="Topological classes, aligned.")] = None,
+    quality: Annotated[Path | None, typer.Option(help="Groups of the quality score, aligned.")] = None,
+    tissue: Annotated[Path | None, typer.Option(help="Groups of S1 and the denoiser, aligned.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace the table if it exists.")] = False,
+) -> None:
+    """Turn the original's .npy lists into one table: side, partner, classes and target become columns."""
+    from synthseg.errors import OutputError
+    from synthseg.files import atomic_file
+    from synthseg.labels.freesurfer import doubts
+
+    if out.exists() and not overwrite:
+        raise OutputError(out, found="an existing file", fix="choose another name, or add --overwrite")
+    lists: dict[str, Any] = {"names": names, "topology": topology, "quality": quality, "tissue": tissue}
+    lists |= {"n_neutral": n_neutral, "targets": targets}
+    protocol = _original_protocol(folder, labels, {"classes": classes, "contrast_classes": contrast_classes}, lists)
+    found = doubts(protocol)
+    for doubt in found[:3]:
+        typer.echo(f"note: {doubt}", err=True)
+    if len(found) > 3:
+        typer.echo(f"note: and {len(found) - 3} more; is the number of neutral labels right?", err=True)
+    with atomic_file(out) as file:
+        file.write(protocol.to_table().encode("utf-8"))
+    typer.echo(f"{out}: {len(protocol)} labels, {len(protocol.target_values)} targets")
+
+
+def _original_protocol(
+    folder: Path | None, labels: Path | None, classed: dict[str, Any], lists: dict[str, Any]
+) -> LabelProtocol:
+    from synthseg.errors import UsageError
+    from synthseg.labels import load_protocol
+    from synthseg.labels.original import outputs_from_npy, protocol_from_npy
+
+    options = {"labels": labels, **classed, **lists}
+    given = [f"--{key.replace('_', '-')}" for key, value in options.items() if value is not None]
+    if folder is not None:
+        if given:
+            fix = "give the folder, or the files one by one"
+            raise UsageError(given[0], found=f"beside the folder {folder}", fix=fix)
+        return load_protocol(folder)
+    if labels is not None:
+        return protocol_from_npy(labels, **classed, **lists)
+    if lists["targets"] is None or any(classed.values()):
+        fix = "give a folder, --labels generation_labels.npy, or --targets alone for a table of outputs"
+        raise UsageError("labels from-original", found=" ".join(given) or "no list", fix=fix)
+    return outputs_from_npy(**lists)
 
 
 def _read_label_map(path: Path) -> LabelMap:

@@ -12,6 +12,7 @@ import typer
 
 from synthseg.cli.process import prepare_process
 from synthseg.errors import UsageError
+from synthseg.weights.places import use_model_dir
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -48,7 +49,12 @@ def segment(
     ct: Annotated[
         bool | None, typer.Option("--ct/--no-ct", help="Scans are CT, or are not. Default: recognise Hounsfield units.")
     ] = None,
-    weights: Annotated[str, typer.Option(help="Name (see synthseg weights list) or path.")] = "default",
+    weights: Annotated[
+        str, typer.Option(help="Name (see synthseg weights list) or path; synthseg-2.0: the original's networks.")
+    ] = "default",
+    model_dir: Annotated[
+        Path | None, typer.Option(help="Folder to look in first for weights: the original's .h5 files, or ours.")
+    ] = None,
     protocol: Annotated[
         str | None, typer.Option(help="Refuse weights of another label protocol than this (a name or a .tsv).")
     ] = None,
@@ -133,6 +139,7 @@ def segment(
     A scan that fails is reported and the others are still done; scans that are finished are skipped, so that the same
     command resumes an interrupted run.
     """
+    use_model_dir(model_dir)
     prepare_process(threads, device)
     from synthseg.inference import Outputs, Segmenter, discover, plan_jobs
 

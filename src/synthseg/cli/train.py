@@ -61,7 +61,8 @@ def bank(
     labels: Annotated[Path, typer.Argument(help="Folder of label maps, or one file.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The bank to write, e.g. bank.safetensors.")],
     protocol: Annotated[
-        str, typer.Option(help="Label protocol of the maps: a name or a .tsv.")
+        str,
+        typer.Option(help="Label protocol of the maps: a name, a .tsv, or the original's lists (a folder or a .npy)."),
     ] = "synthseg-generation",
     validation: Annotated[
         bool, typer.Option("--validation", help="Pack scans and their label maps for validation instead.")

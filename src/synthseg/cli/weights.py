@@ -8,32 +8,39 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from synthseg.weights.places import use_model_dir
+
 if TYPE_CHECKING:
     from rich.console import Console
 
-weights_app = typer.Typer(help="List, describe and verify weights.", no_args_is_help=True)
+weights_app = typer.Typer(help="List, describe, verify and import weights.", no_args_is_help=True)
+ModelDir = Annotated[Path | None, typer.Option(help="Folder to look in first: the original's .h5 files, or ours.")]
+Role = Annotated[str | None, typer.Option(help="which network, of a family or a file with several")]
 
 LISTED = ("name", "role", "labels", "mm", "steps", "MB", "from")  # the licence is in `show`
 _NOT_STATED = "not stated"
 
 
 @weights_app.command("list")
-def list_command() -> None:
-    """List the weights that a name leads to: those of the folder $SYNTHSEG_WEIGHTS_DIR, then the shipped ones."""
+def list_command(model_dir: ModelDir = None) -> None:
+    """List the weights that a name leads to: of --model-dir, $SYNTHSEG_WEIGHTS_DIR, $FREESURFER_HOME, the package."""
+    from rich.markup import escape
     from rich.table import Column, Table
 
     from synthseg.weights.store import list_weights
 
+    use_model_dir(model_dir)
     entries = list_weights()
     table = Table(*(Column(key, no_wrap=key != "labels") for key in LISTED), box=None, padding=(0, 1, 0, 0))
     for entry in entries:
-        name = f"{entry.name} ({entry.alias})" if entry.alias else entry.name
-        size = f"{entry.path.stat().st_size / 1e6:.1f}"
+        # names come from files: brackets in them are no markup
+        name = escape(f"{entry.name} ({entry.alias})" if entry.alias else entry.name)
+        size = f"{entry.path.stat().st_size / 1e6:.1f}" if entry.path.exists() else ""
         if entry.card is None:
-            table.add_row(name, "", f"[red]unusable: {entry.problem}[/red]", "", "", size, entry.source)
+            table.add_row(name, "", f"[red]unusable: {escape(str(entry.problem))}[/red]", "", "", size, entry.source)
             continue
         card = entry.card
-        facts = (card["protocol"]["name"], f"{card['spacing_mm']:g}", _number(card.get("steps")))
+        facts = (escape(card["protocol"]["name"]), f"{card['spacing_mm']:g}", _number(card.get("steps")))
         table.add_row(name, entry.role, *facts, size, entry.source)
     console = _console()
     if entries:
@@ -46,13 +53,15 @@ def list_command() -> None:
 def show_command(
     name: Annotated[str, typer.Argument(help="a name from `synthseg weights list`, or the path of a file")],
     as_json: Annotated[bool, typer.Option("--json", help="print the whole card as JSON")] = False,
+    role: Role = None,
+    model_dir: ModelDir = None,
 ) -> None:
     """Show the card of weights: their role, what they segment, how they were made, under which terms."""
-    from synthseg.weights.card import read_card
-    from synthseg.weights.store import find_weights
+    from synthseg.weights.store import card_of, locate
 
-    path = find_weights(name)
-    card = read_card(path)
+    use_model_dir(model_dir)
+    located = locate(name, role)
+    card, path = card_of(located), located.path
     if as_json:
         typer.echo(json.dumps(card, indent=2))
         return
@@ -62,19 +71,24 @@ def show_command(
 @weights_app.command("verify")
 def verify_command(
     names: Annotated[list[str] | None, typer.Argument(help="names or paths; all known weights when left out")] = None,
+    role: Role = None,
+    model_dir: ModelDir = None,
 ) -> None:
     """Check weights: file, card, hash, labels and architecture. Exit code 1 when any of them fails."""
     from synthseg.errors import SynthsegError
     from synthseg.weights import list_weights, verify_weights
 
-    asked: list[str | Path] = list(names) if names else [entry.path for entry in list_weights()]
+    use_model_dir(model_dir)
+    asked: list[tuple[str | Path, str | None]] = [(name, role) for name in names or ()]
+    if not asked:
+        asked = [(entry.path, entry.role) for entry in list_weights()]
     if not asked:
         typer.echo("No weights are installed: nothing to verify.", err=True)
         raise typer.Exit(1)
     failed = False
-    for name in asked:
+    for name, of_role in asked:
         try:
-            report = verify_weights(name)
+            report = verify_weights(name, of_role)
         except SynthsegError as error:
             failed = True
             typer.echo(f"FAILED  {error}", err=True)
@@ -84,18 +98,48 @@ def verify_command(
         raise typer.Exit(1)
 
 
+@weights_app.command("import")
+def import_command(
+    file: Annotated[Path, typer.Argument(help="a Keras .h5 file: of SynthSeg 1.0 or 2.0, or of your own training")],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="*.safetensors, or a folder. Default: $SYNTHSEG_WEIGHTS_DIR, else here."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="what to call the weights; default: after the file")] = None,
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="labels of a network of your own: a name, a .tsv, or the original's lists (a folder or a .npy);"
+            " one option for each network"
+        ),
+    ] = None,
+    half: Annotated[bool, typer.Option("--half", help="store half precision: half the size, 11 bits")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace files that are there")] = False,
+) -> None:
+    """Read the original's networks from Keras .h5, check every tensor, and write them as weights of synthseg."""
+    from synthseg.weights.importing import import_keras
+
+    done = import_keras(file, out, name=name, protocols=protocol or (), half=half, overwrite=overwrite)
+    for one in done:
+        count = f"{one.arrays} of {one.arrays} tensors of {one.prefix}"
+        typer.echo(f"{count} -> {one.name} ({one.role}, {one.labels} labels of {one.protocol}): {one.path}")
+
+
 @weights_app.command("export")
 def export_command(
     name: Annotated[str, typer.Argument(help="a name from `synthseg weights list`, or the path of a file")],
     onnx: Annotated[Path | None, typer.Option(help="the file to write, *.onnx")] = None,
     openvino: Annotated[Path | None, typer.Option(help="the file to write, *.xml; weights go into *.bin")] = None,
     shape: Annotated[str | None, typer.Option(help="fix the input's sides, in voxels: X,Y,Z. Default: open.")] = None,
+    role: Role = None,
+    model_dir: ModelDir = None,
 ) -> None:
     """Write a whole network for ONNX or OpenVINO, image to posteriors, checked against torch."""
     from synthseg.engine.export import require_target
     from synthseg.errors import UsageError
     from synthseg.weights.export import export_weights
 
+    use_model_dir(model_dir)
     targets = [target for target in (onnx, openvino) if target is not None]
     if not targets:
         raise UsageError("synthseg weights export", found="no file to write", fix="give --onnx FILE or --openvino FILE")
@@ -106,7 +150,7 @@ def export_command(
     for target in targets:
         require_target(target)  # all of them before any is written
     for target in targets:
-        exported, facts = export_weights(name, target, sides)
+        exported, facts = export_weights(name, target, sides, role=role)
         by = " and ".join(exported.checked_by)
         typer.echo(f"wrote {target}: posteriors within {exported.largest_difference:.1e} of torch's by {by}")
     for key, value in facts.items():
@@ -123,11 +167,14 @@ def calibrate_command(
     recipe: Annotated[
         Path | None, typer.Option(help="recipe of the weights' training, where their card lacks it")
     ] = None,
+    role: Role = None,
+    model_dir: ModelDir = None,
 ) -> None:
     """Add to weights what int8 needs: the ranges of values inside the network. Tensors stay as they are."""
     from synthseg.training.calibration import calibrate
 
-    card = calibrate(name, bank, out, images=images, seed=seed, recipe=recipe)
+    use_model_dir(model_dir)
+    card = calibrate(name, bank, out, images=images, seed=seed, recipe=recipe, role=role)
     typer.echo(f"wrote {out}: {len(card['int8']['ranges'])} convolutions of {card['name']} can run in int8")
 
 
@@ -143,6 +190,7 @@ def _sides(text: str) -> tuple[int, int, int]:
 
 
 def _print_card(card: dict[str, Any], path: Path) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     from synthseg.weights.card import role_of
@@ -164,11 +212,11 @@ def _print_card(card: dict[str, Any], path: Path) -> None:
     }
     shown = {*facts, "architecture", "protocol", "spacing_mm", "format"}
     for key, value in {**facts, **{key: value for key, value in card.items() if key not in shown}}.items():
-        table.add_row(key, _readable(value))
+        table.add_row(escape(key), escape(_readable(value)))
     _console().print(table)
     names = Table("value", "structure", title="Labels")
     for row in rows:
-        names.add_row(str(row.get("value")), str(row.get("name")))
+        names.add_row(str(row.get("value")), escape(str(row.get("name"))))
     _console().print(names)
 
 

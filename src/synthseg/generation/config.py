@@ -23,7 +23,7 @@ from synthseg.generation.config_stages import (
     PartialVolumePrior,
     SurroundingsPrior,
 )
-from synthseg.generation.priors import load_priors
+from synthseg.generation.priors import ClassPriors, load_priors, prior_blocks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +97,12 @@ class MixturePrior:
     mean_range: tuple[float, float] = (0.0, 255.0)  # uniform
     std_range: tuple[float, float] = (0.0, 35.0)
     symmetric_probability: float = 0.0  # right classes take their left partners' Gaussians (not in the paper)
-    class_means: tuple[tuple[float, float], ...] = ()  # normal: (mean, std) of each class's mean
-    class_stds: tuple[tuple[float, float], ...] = ()  # normal: (mean, std) of each class's standard deviation
+    # A pair for each class, or one for all: (mean, std) of the class's mean (normal), (lowest, highest) (uniform, which
+    # needs none: it has the ranges). Several lists of pairs: each draw takes one.
+    class_means: tuple[ClassPriors, ...] | ClassPriors = ()
+    class_stds: tuple[ClassPriors, ...] | ClassPriors = ()  # likewise for the class's standard deviation
+    mix_probability: float = 0.0  # of taking the ranges in place of the class priors, for means and stds separately
+    label_classes: tuple[int, ...] = ()  # class of each label in the table's order, in place of ``classes``
     background_zero_probability: float = 0.05  # class 0 exactly 0 (not in the paper; the code's values)
     background_dark_probability: float = 0.25  # class 0 in U(0, 15), standard deviation in U(0, 5)
     stripped_dark_probability: float = 0.0  # of skull-stripped pairs: background exactly 0, as such scans have it
@@ -107,17 +111,31 @@ class MixturePrior:
         for key in ("mean_range", "std_range"):
             low, high = getattr(self, key)
             _require(0 <= low <= high < math.inf, f"mixture.{key}", (low, high), "give 0 <= low <= high, both finite")
-        for key in ("background_zero", "background_dark", "stripped_dark", "symmetric"):
+        for key in ("background_zero", "background_dark", "stripped_dark", "symmetric", "mix"):
             _probability(f"mixture.{key}_probability", getattr(self, f"{key}_probability"))
         total = self.background_zero_probability + self.background_dark_probability
         _require(total <= 1, "mixture.background_dark_probability", total, "the two background shares exceed 1")
         if self.kind == "normal":
-            agree = len(self.class_means) == len(self.class_stds) > 0
+            blocks = [list(map(len, prior_blocks(given))) for given in (self.class_means, self.class_stds)]
+            agree = all(blocks) and len({n for counts in blocks for n in counts} - {1}) <= 1
             _require(agree, "mixture.class_means", self.class_means, "give (mean, std) per class for means and stds")
         for key in ("class_means", "class_stds"):
-            for index, pair in enumerate(getattr(self, key)):
-                usable = all(0 <= v < math.inf for v in pair)
-                _require(usable, f"mixture.{key}[{index}]", pair, "give a mean and a standard deviation of at least 0")
+            self._check_pairs(f"mixture.{key}", getattr(self, key))
+        classes = set(self.label_classes)
+        gapless = classes == set(range(len(classes)))
+        _require(gapless, "mixture.label_classes", self.label_classes, "number the classes 0, 1, 2, ... without gaps")
+
+    def _check_pairs(self, key: str, given: tuple[ClassPriors, ...] | ClassPriors) -> None:
+        blocks = prior_blocks(given)
+        same = len({len(block) for block in blocks}) <= 1 and all(blocks)
+        _require(same, key, given, "give every list of pairs the same number of classes")
+        for number, block in enumerate(blocks):
+            place = f"{key}[{number}]" if len(blocks) > 1 else key
+            for index, pair in enumerate(block):
+                usable, fix = all(0 <= v < math.inf for v in pair), "give a mean and a standard deviation of at least 0"
+                if self.kind == "uniform":
+                    usable, fix = -math.inf < pair[0] <= pair[1] < math.inf, "give lowest <= highest, both finite"
+                _require(usable, f"{place}[{index}]", pair, fix)
 
 
 @dataclass(frozen=True, kw_only=True)

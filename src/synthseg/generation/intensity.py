@@ -11,6 +11,7 @@ from torch import Tensor
 from synthseg.errors import ConfigError, ShapeError
 from synthseg.generation.config import BiasPrior, GridPrior, IntensityPrior, MixturePrior
 from synthseg.generation.deformation import coin, uniform
+from synthseg.generation.priors import ClassPriors, prior_blocks
 from synthseg.generation.separable import apply_separable, centered_positions, interpolation_matrix
 
 
@@ -42,18 +43,12 @@ def draw_mixture(
     Args:
         left_class: [G] int64, the class whose Gaussian each class takes when both sides look alike.
         stripped: [B] bool, which elements are skull stripped.
-    Raises: ConfigError if the normal prior has another number of classes.
+    Raises: ConfigError if class priors have another number of classes.
     """
     batch, classes = len(stripped), len(left_class)
-    if prior.kind == "uniform":
-        means = uniform((batch, classes), *prior.mean_range, rng=rng)
-        stds = uniform((batch, classes), *prior.std_range, rng=rng)
-    else:
-        check_classes(prior, classes)
-        means, stds = (
-            (hyper[:, 0] + hyper[:, 1] * torch.randn(batch, classes, generator=rng, device=rng.device)).clamp(min=0)
-            for hyper in (torch.tensor(t, device=rng.device) for t in (prior.class_means, prior.class_stds))
-        )
+    check_classes(prior, classes)
+    means = _draw_values(prior, prior.class_means, prior.mean_range, (batch, classes), rng=rng)
+    stds = _draw_values(prior, prior.class_stds, prior.std_range, (batch, classes), rng=rng)
     alike = coin(batch, prior.symmetric_probability, rng=rng)[:, None]
     means, stds = (torch.where(alike, values[:, left_class], values) for values in (means, stds))
     means, stds = _draw_background(prior, means, stds, stripped, rng=rng)
@@ -61,14 +56,45 @@ def draw_mixture(
     return MixtureDraw(means, stds, noise)
 
 
+def _draw_values(
+    prior: MixturePrior,
+    given: tuple[ClassPriors, ...] | ClassPriors,
+    ends: tuple[float, float],
+    shape: tuple[int, int],
+    *,
+    rng: torch.Generator,
+) -> Tensor:
+    """[B, G] means or standard deviations: from class priors, where there are any, and else from one range for all."""
+    blocks = prior_blocks(given)
+    if not blocks:
+        return uniform(shape, *ends, rng=rng)
+    table = torch.tensor(blocks, device=rng.device)
+    if len(blocks) > 1:
+        table = table[torch.randint(len(blocks), shape[:1], generator=rng, device=rng.device)]
+    first, second = table.unbind(-1)  # [B or 1, G or 1] each
+    if prior.kind == "normal":
+        values = first + second * torch.randn(shape, generator=rng, device=rng.device)
+    else:
+        values = first + (second - first) * torch.rand(shape, generator=rng, device=rng.device)
+    values = values.clamp(min=0)
+    if prior.mix_probability > 0:
+        mixed = coin(shape[0], prior.mix_probability, rng=rng)[:, None]
+        values = torch.where(mixed, uniform(shape, *ends, rng=rng), values)
+    return values
+
+
 def check_classes(prior: MixturePrior, classes: int) -> None:
-    """Raise ConfigError if a normal prior has another number of classes than the label protocol's column."""
-    if prior.kind == "normal" and len(prior.class_means) != classes:
-        raise ConfigError(
-            "generation.mixture.class_means",
-            found=f"{len(prior.class_means)} classes",
-            fix=f"give (mean, std) for each of the {classes} classes of column '{prior.classes}'",
-        )
+    """Raise ConfigError if class priors are for another number of classes than the label protocol has."""
+    for key in ("class_means", "class_stds"):
+        for block in prior_blocks(getattr(prior, key))[:1]:
+            if len(block) not in (1, classes):
+                column = "label_classes" if prior.label_classes else f"column '{prior.classes}'"
+                pair = "(mean, std)" if prior.kind == "normal" else "(lowest, highest)"
+                raise ConfigError(
+                    f"generation.mixture.{key}",
+                    found=f"{len(block)} classes",
+                    fix=f"give {pair} for each of the {classes} classes of {column}",
+                )
 
 
 def _draw_background(

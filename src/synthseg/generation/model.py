@@ -18,7 +18,7 @@ from synthseg.errors import ConfigError
 from synthseg.generation.acquisition import apply_acquisition, draw_acquisition
 from synthseg.generation.anatomy import AnatomyTables, draw_anatomy
 from synthseg.generation.bank import LabelBank
-from synthseg.generation.config import GenerationConfig
+from synthseg.generation.config import GenerationConfig, MixturePrior
 from synthseg.generation.deformation import draw_deformation
 from synthseg.generation.draws import Off, PairDraw, drawn
 from synthseg.generation.intensity import (
@@ -34,6 +34,7 @@ from synthseg.generation.options import draw_options, read_with_options
 from synthseg.generation.replay import origin_of, require_fit
 from synthseg.generation.roles import TissueTables
 from synthseg.generation.scanner import field_of_view
+from synthseg.labels.protocol import LabelProtocol
 
 __all__ = ["GenerativeModel", "Pair", "PairDraw"]
 
@@ -60,9 +61,7 @@ class GenerativeModel:
         self.bank = bank
         self.tables = AnatomyTables.of(bank.protocol, config.anatomy, bank.device)
         self.tissues = TissueTables.of_protocol(bank.protocol, bank.device)
-        column = bank.protocol.generation_classes
-        if config.mixture.classes == "contrast":
-            column = bank.protocol.contrast_classes
+        column = _class_column(config.mixture, bank.protocol)
         self.classes = torch.as_tensor(column, device=bank.device)
         self.left_class = self._left_classes(column)
         check_classes(config.mixture, len(self.left_class))
@@ -144,3 +143,16 @@ class GenerativeModel:
     def sample(self, batch: int, *, rng: torch.Generator) -> Pair:
         """Draw and apply."""
         return self.apply(self.draw(batch, rng=rng))
+
+
+def _class_column(prior: MixturePrior, protocol: LabelProtocol) -> np.ndarray:
+    """[K] int64: each label's class, from the prior itself or from the column of the label table that it names."""
+    if prior.label_classes and len(prior.label_classes) != len(protocol):
+        raise ConfigError(
+            "generation.mixture.label_classes",
+            found=f"{len(prior.label_classes)} classes for the {len(protocol)} labels of {protocol.name}",
+            fix="give one class for each label, in the order of the label table",
+        )
+    if prior.label_classes:
+        return np.array(prior.label_classes, dtype=np.int64)
+    return protocol.contrast_classes if prior.classes == "contrast" else protocol.generation_classes

@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from synthseg.errors import UsageError, WeightsError
-from synthseg.inference.model import IMAGE, Model, load_model, require_role
+from synthseg.inference.model import IMAGE, Model, load_model
 from synthseg.inference.modes import ADD_ONS, LOCATOR, add_on_weights, find_mode, locator_weights
 from synthseg.inference.structures import CORTEX_VALUES, Structure
 from synthseg.labels import load_protocol
 from synthseg.networks.unet import UNet
+from synthseg.weights.card import require_role
+from synthseg.weights.original import FAMILIES
+from synthseg.weights.store import roles_offered
 
 AnyWeights = str | Path | Model
 Weights = AnyWeights | Mapping[str, AnyWeights] | None
@@ -34,8 +37,10 @@ def gather(
     Args:
         mode: a name in ``modes.toml``.
         weights: in place of the mode's own: one of them, whose role says which it replaces, or several by role.
-            None and "default" leave the mode's. By role, "locator" is one too.
-        parcels, quality: True for the weights that ``modes.toml`` names, or others; False without.
+            None and "default" leave the mode's. By role, "locator" is one too. A family ("synthseg-2.0") or a Keras
+            file of several networks stands for all the roles it has.
+        parcels, quality: True for those of the family, else for the weights that ``modes.toml`` names; or others;
+            False without.
         protocol: the label protocol the caller counts on (a name or a .tsv); None takes that of the weights.
         locator: what finds the brain first, of role "tissues": False for none, True for the weights that ``modes.toml``
             names (none for a network from memory that states a field of view: it finds the brain itself).
@@ -44,22 +49,13 @@ def gather(
     Raises: WeightsError for weights that are missing, damaged, of a role the mode has no use for or that do not fit the
         others; ConfigError for an unknown mode; UsageError for an unknown role.
     """
-    wanted: dict[str, AnyWeights] = dict(find_mode(mode).weights.by_role())
     if isinstance(weights, Mapping):
         weights = dict(weights)
         locator = weights.pop(LOCATOR, locator)
-        strange = sorted(set(weights) - set(wanted))
-        if strange:
-            found, fix = f"weights for {', '.join(strange)}", f"give some for {', '.join(wanted)}"
-            raise UsageError(f"weights of mode {mode}", found=found, fix=fix)
-        wanted |= weights
-    elif weights not in MODES_OWN:
-        given = weights if isinstance(weights, Model) else load_model(weights, role=None)
-        require_role(given.role, tuple(wanted), f"weights {given.name}", where=f"in mode {mode}")
-        wanted[given.role] = given
+    wanted, add_ons = _choose(mode, weights)
     for role, asked in zip(ADD_ONS, (parcels, quality), strict=True):
         if asked is not False:
-            wanted[role] = add_on_weights(role) if asked is True else asked
+            wanted[role] = add_ons[role] if asked is True else asked
     models = {role: _of_role(given, role) for role, given in wanted.items()}
     check_fit(models)
     if protocol is not None:
@@ -73,6 +69,49 @@ def gather(
     if locator is False or not usable or locator_of(models) is not None:
         return models
     return {LOCATOR: _of_role(locator, "tissues"), **models}
+
+
+def _choose(mode: str, weights: Weights) -> tuple[dict[str, AnyWeights], dict[str, AnyWeights]]:
+    """Weights by role of a mode, and those of the add-ons if they are asked for.
+
+    Raises: WeightsError, UsageError, ConfigError as for :func:`gather`.
+    """
+    wanted: dict[str, AnyWeights] = dict(find_mode(mode).weights.by_role())
+    add_ons: dict[str, AnyWeights] = {role: add_on_weights(role) for role in ADD_ONS}
+    if isinstance(weights, Mapping):
+        strange = sorted(set(weights) - set(wanted))
+        if strange:
+            found, fix = f"weights for {', '.join(strange)}", f"give some for {', '.join(wanted)}"
+            raise UsageError(f"weights of mode {mode}", found=found, fix=fix)
+        wanted |= weights
+        families = {given for given in weights.values() if isinstance(given, str) and given in FAMILIES}
+        if len(families) == 1:
+            add_ons = dict.fromkeys(ADD_ONS, families.pop())
+    elif isinstance(weights, str | Path) and weights not in MODES_OWN and (roles := roles_offered(weights)):
+        _take_family(weights, roles, mode, wanted, add_ons)
+    elif weights not in MODES_OWN:
+        given = weights if isinstance(weights, Model) else load_model(weights, role=None)
+        require_role(given.role, tuple(wanted), f"weights {given.name}", where=f"in mode {mode}")
+        wanted[given.role] = given
+    return wanted, add_ons
+
+
+def _take_family(
+    weights: str | Path,
+    roles: tuple[str, ...],
+    mode: str,
+    wanted: dict[str, AnyWeights],
+    add_ons: dict[str, AnyWeights],
+) -> None:
+    """Let the networks of a family, or of one Keras file, fill the roles of a mode and of the add-ons.
+
+    Raises: WeightsError if a family cannot fill all of a mode's roles, or a file none.
+    """
+    family = weights in FAMILIES
+    if not family and not set(roles) & set(wanted):
+        require_role(", ".join(roles), tuple(wanted), f"weights {weights}", where=f"in mode {mode}")
+    wanted |= {role: weights for role in wanted if family or role in roles}  # a role that it lacks is told on loading
+    add_ons |= {role: weights for role in add_ons if role in roles}
 
 
 def crops_by_margin(model: Model) -> bool:

@@ -128,12 +128,11 @@ def _weights(segmenter: Segmenter | None, problems: list[str]) -> tuple[WeightsS
         problems.append(str(error))
         entries = []
     for entry in entries:
-        problem = entry.problem
+        problem, sha256 = entry.problem, None if entry.card is None else entry.card["sha256"]
         try:
             if problem is None:
-                verify_weights(entry.path)
+                sha256 = verify_weights(entry.path, entry.role).sha256
         except SynthsegError as error:
             problem = error.found
-        sha256 = None if entry.card is None else entry.card["sha256"]
         states.append(WeightsState(entry.name, str(entry.path), sha256 in used, problem))
     return tuple(states)

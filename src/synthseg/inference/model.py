@@ -119,16 +119,14 @@ def load_model(weights: str | Path, *, role: str | None = "structures") -> Model
     """Load weights by name or path.
 
     Args:
-        role: what the network must be for; None takes any.
+        role: what the network must be for, which picks one of a family's networks ("synthseg-2.0"); None takes any.
     Raises: WeightsError if they are missing, damaged, of another role, or with other inputs than their role has.
     """
     from synthseg.weights import build_network, load_weights, protocol_of, role_of
 
-    loaded = load_weights(weights)
+    loaded = load_weights(weights, role)
     subject = loaded.path or f"weights {loaded.name}"
     card: dict[str, Any] = loaded.card
-    if role is not None:
-        require_role(role_of(card), (role,), subject)
     channels = channels_of(protocol_of(loaded))
     network: Any = build_network(loaded)
     ranges, ranges_problem = _ranges(card, subject)
@@ -153,14 +151,6 @@ def load_model(weights: str | Path, *, role: str | None = "structures") -> Model
         found = f"{card['architecture']['kind']!r}, a network of another kind than role {model.role!r} has"
         raise WeightsError(subject, found=found, fix=f"use weights whose architecture is {kind!r}")
     return model
-
-
-def require_role(role: str, wanted: tuple[str, ...], subject: object, *, where: str = "here") -> None:
-    """Raise WeightsError unless ``role`` is one of ``wanted``, saying which weights would do ``where``."""
-    if role not in wanted:
-        found = f"weights of role {role!r}, which are of no use {where}"
-        fix = f"use weights of role {' or '.join(wanted)} (`synthseg weights list` shows each file's role)"
-        raise WeightsError(str(subject), found=found, fix=fix)
 
 
 def _expected_inputs(role: str, outputs: int) -> int | None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
+from synthseg.errors import LabelError
 from synthseg.labels.label import Label
-from synthseg.labels.protocol import load_protocol
+from synthseg.labels.protocol import LabelProtocol, load_protocol
 
 # (first left value, last left value, what to add for the right one)
 _LATERAL_RANGES = (
@@ -91,3 +94,52 @@ def name_and_color(value: int) -> tuple[str, tuple[int, int, int]] | None:
     """Name and colour of a value in FreeSurfer's numbering, as far as we know it."""
     label = known_label(value)
     return (label.name, label.color) if label else _MORE.get(value)
+
+
+def neutral_count(values: Sequence[int], subject: str | Path) -> int:
+    """How many leading labels are neutral by FreeSurfer's numbering (reference 1.10).
+
+    Lists that hold one hemisphere's numbers only are all neutral, as in the original.
+
+    Raises: LabelError if a value is not FreeSurfer's, or the list is not in the order neutral, left, right with
+        partners in the same order.
+    """
+    fix = "say how many labels come before the left ones: --n-neutral N, n_neutral=N in Python"
+    known = [side_and_partner(value) for value in values]
+    for entry, (value, row) in enumerate(zip(values, known, strict=True)):
+        if row is None:
+            found = f"entry {entry}: {value}, which FreeSurfer's numbering gives no side"
+            raise LabelError(subject, found=found, fix=fix)
+    sides = [row[0] for row in known if row]
+    if "left" not in sides or "right" not in sides:
+        return len(values)
+    count = sides.index("left")
+    half = (len(values) - count) // 2
+    expected = ["neutral"] * count + ["left"] * half + ["right"] * (len(values) - count - half)
+    for entry, (value, side, due) in enumerate(zip(values, sides, expected, strict=True)):
+        if side != due:
+            found = f"entry {entry}: {value}, by FreeSurfer's numbering {side}, where a {due} label is due"
+            raise LabelError(subject, found=found, fix=fix)
+    for entry in range(count, count + half):
+        ours, row = values[entry + half], known[entry]
+        if row and row[1] != ours:
+            found = f"entry {entry}: {values[entry]} with the partner {ours}, by FreeSurfer's numbering {row[1]}"
+            raise LabelError(subject, found=found, fix=fix)
+    return count
+
+
+def doubts(protocol: LabelProtocol) -> list[str]:
+    """Rows whose side or partner is not that of FreeSurfer's numbering, for tables that mostly follow it.
+
+    A wrong ``n_neutral`` shifts partners without any error; this is how it shows.
+    """
+    known = [(row, side_and_partner(row.value)) for row in protocol.labels if row.value]
+    sides = {theirs[0] for _, theirs in known if theirs}
+    if not all(theirs for _, theirs in known) or not {"left", "right"} <= sides:
+        return []
+    return [
+        f"{row.value} ({row.name}) is {row.side} with partner {row.partner}; in FreeSurfer's numbering it is"
+        f" {theirs[0]} with partner {theirs[1]}"
+        for row, theirs in known
+        if theirs and (row.side, row.partner) != theirs
+    ]

@@ -135,7 +135,7 @@ def _make_row(value: int, sides: _Sides, generation_class: int, contrast_class: 
     partner = sides.partner[value]
     known = known_label(value) if sides.freesurfer or value == 0 else None
     described = name_and_color(value) if sides.freesurfer or value == 0 else None
-    name, color = described or (f"label {value}", _color_of(min(value, partner)))
+    name, color = described or (f"label {value}", color_of(min(value, partner)))
     # A merged label (a lesion, say) keeps its target only if that value is in the table too.
     target = known.target if known and (known.target == 0 or known.target in sides.side) else value
     return Label(
@@ -153,7 +153,7 @@ def _make_row(value: int, sides: _Sides, generation_class: int, contrast_class: 
     )
 
 
-def _color_of(value: int) -> tuple[int, int, int]:
+def color_of(value: int) -> tuple[int, int, int]:
     """A colour of its own for any value: hues a golden-ratio step apart."""
     red, green, blue = colorsys.hsv_to_rgb((value * 0.618034) % 1.0, 0.55 + 0.4 * (value % 2), 0.95)
     return round(red * 255), round(green * 255), round(blue * 255)

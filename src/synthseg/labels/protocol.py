@@ -203,18 +203,24 @@ def builtin_protocols() -> tuple[str, ...]:
 
 
 def load_protocol(name_or_path: str | Path) -> LabelProtocol:
-    """Load a built-in protocol by name, or a table by path (``.tsv``).
+    """Load a built-in protocol by name, a table by path (``.tsv``), or the original's lists (a folder, or a ``.npy``).
+
+    What the original's lists become: :func:`synthseg.labels.original.load_npy_protocol`.
 
     Raises: LabelError if there is no such protocol or file, or the table breaks a rule.
     """
     if str(name_or_path) in BUILTIN:
         return _load_builtin(str(name_or_path))
     path = Path(name_or_path)
+    if path.suffix.lower() == ".npy" or path.is_dir():
+        from synthseg.labels.original import load_npy_protocol  # needs this module
+
+        return load_npy_protocol(path)
     if path.suffix.lower() != ".tsv" and path == Path(path.name) and not path.exists():
         raise LabelError(
             f"label protocol {str(name_or_path)!r}",
             found="no built-in protocol of that name",
-            fix=f"use one of {', '.join(BUILTIN)}, or the path of a .tsv table",
+            fix=f"use one of {', '.join(BUILTIN)}, or the path of a .tsv table (or of the original's .npy lists)",
         )
     return LabelProtocol.from_table(read_text(path), path.stem, subject=path)
 

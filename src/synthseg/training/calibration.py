@@ -36,6 +36,7 @@ def calibrate(
     images: int = 8,
     seed: int = 0,
     recipe: Path | None = None,
+    role: str | None = None,
 ) -> dict[str, Any]:
     """Write weights again, their tensors as they were, with the key ``int8`` in their card.
 
@@ -44,13 +45,14 @@ def calibrate(
         out: the file to write; ends in ``.safetensors``.
         recipe: of the weights' training; needed where their card does not tell how images were made, and for networks
             that read more than an image.
+        role: which network, as in ``load_weights``.
     Returns: the card as written.
     Raises: WeightsError for a network that is not a UNet or a bad suffix, ConfigError where a recipe is needed or does
         not fit, TrainingError for a file that is no bank, OutputError when the file cannot be written.
     """
     if out.suffix != SUFFIX:
         raise WeightsError(out, found=f"the suffix {out.suffix!r}", fix=f"name weights files *{SUFFIX}")
-    weights = load_weights(name_or_path)
+    weights = load_weights(name_or_path, role)
     subject = weights.path or weights.name
     network = build_network(weights)
     if not isinstance(network, UNet):

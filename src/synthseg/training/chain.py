@@ -28,7 +28,7 @@ from synthseg.configs import config_from_dict, config_to_dict, flatten
 from synthseg.errors import ConfigError, WeightsError
 from synthseg.training.recipe import Recipe, overlay, read_toml, recipe_from_dict
 from synthseg.training.task_config import FrozenNetworks
-from synthseg.weights.store import find_weights
+from synthseg.weights.store import find_weights, is_path
 
 STAGE = "stage:"  # before the name of an earlier stage, where weights are meant
 COLLECTED = "weights"  # the folder beside the stages' that holds a copy of every finished stage's weights
@@ -194,4 +194,4 @@ def _from_here(text: str, folder: Path) -> str:
 
 
 def _looks_like_a_path(text: str) -> bool:
-    return not text.startswith(STAGE) and ("/" in text or text.endswith(".safetensors"))
+    return not text.startswith(STAGE) and is_path(text)

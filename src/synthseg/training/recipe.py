@@ -14,6 +14,7 @@ from typing import Any, Literal
 from synthseg.configs import config_from_dict, config_to_dict
 from synthseg.errors import ConfigError
 from synthseg.generation.config import PRESETS, GenerationConfig
+from synthseg.generation.priors.arrays import read_mixture
 from synthseg.networks import UNetConfig
 from synthseg.networks.encoder import EncoderConfig
 from synthseg.training.losses import LossName
@@ -132,21 +133,33 @@ def read_toml(path: Path) -> dict[str, Any]:
 def recipe_from_dict(values: Mapping[str, Any], *, where: str, folder: str = ".") -> Recipe:
     """Build a recipe from the tables of a TOML file."""
     tables = dict(values)
-    tables["generation"] = generation_config(tables.get("generation", {}), where=where)
+    tables["generation"] = generation_config(tables.get("generation", {}), where=where, folder=folder)
     if "folder" in tables:
         raise ConfigError(where, found="unknown key 'folder'", fix="remove it: paths start from the recipe's folder")
     return config_from_dict(Recipe, {**tables, "folder": folder}, where=where)
 
 
-def generation_config(values: Mapping[str, Any], *, where: str = "generation") -> GenerationConfig:
-    """A preset with changes: ``{"preset": "original", "bias": {"max_std": 0.5}}``."""
+def generation_config(
+    values: Mapping[str, Any], *, where: str = "generation", folder: str | Path = "."
+) -> GenerationConfig:
+    """A preset with changes: ``{"preset": "original", "bias": {"max_std": 0.5}}``.
+
+    ``means``, ``stds`` and ``classes`` of its mixture may be files of the original's, with paths from ``folder``: their
+    numbers are read here (``generation/priors/arrays.py``).
+    """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: generation", found=repr(values), fix="write a table of keys here")
     changes = dict(values)
     preset = changes.pop("preset", "paper")
     if not isinstance(preset, str) or preset not in PRESETS:
         raise ConfigError(f"{where}: generation.preset", found=repr(preset), fix=f"choose one of {', '.join(PRESETS)}")
-    merged = overlay(config_to_dict(PRESETS[preset]()), changes)
+    base = config_to_dict(PRESETS[preset]())
+    mixture = changes.get("mixture")
+    if isinstance(mixture, Mapping):
+        kind = str(mixture.get("kind", base["mixture"]["kind"]))
+        place = f"{where}: generation.mixture"
+        changes["mixture"] = read_mixture(mixture, kind=kind, folder=folder, where=place)
+    merged = overlay(base, changes)
     return config_from_dict(GenerationConfig, merged, where=f"{where}: generation")
 
 

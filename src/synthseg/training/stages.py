@@ -29,7 +29,7 @@ from synthseg.training.resume import changed_keys
 from synthseg.training.signals import StopOnSignal
 from synthseg.training.tasks.frozen import resolve
 from synthseg.weights.card import read_card
-from synthseg.weights.store import find_weights
+from synthseg.weights.store import card_of, locate
 
 _RECORD = "stage.json"  # in a stage's folder: {"inputs": hashes of all weights it began with, by "init" or role}
 # After a stage has finished: logs and checkpoints; where inputs lie, since _RECORD says what they are.
@@ -173,7 +173,7 @@ class _Sitting:
         """The hash of the weights behind a key: an earlier stage's, or those of a name or path."""
         if key in stage.needs:
             return self.shas[stage.needs[key]]
-        return str(read_card(find_weights(resolve(stage.recipe, text)))["sha256"])
+        return str(card_of(locate(resolve(stage.recipe, text)))["sha256"])
 
     def _collect(self, stage: Stage, recipe: Recipe) -> None:
         """Take note of a finished stage's weights, and copy them beside the others."""

@@ -169,8 +169,19 @@ def read_card(path: Path) -> dict[str, Any]:
     return decode_card(metadata, path)
 
 
+def require_role(role: str, wanted: tuple[str, ...], subject: object, *, where: str = "here") -> None:
+    """Raise WeightsError unless ``role`` is one of ``wanted``, saying which weights would do ``where``."""
+    if role not in wanted:
+        found = f"weights of role {role!r}, which are of no use {where}"
+        fix = f"use weights of role {' or '.join(wanted)} (`synthseg weights list` shows each file's role)"
+        raise WeightsError(str(subject), found=found, fix=fix)
+
+
 def refuse_foreign(path: Path) -> None:
-    """Raises WeightsError for a missing file, and for formats that are known by name or first bytes but not read."""
+    """Raises WeightsError for a missing file, and for formats that are known by name or first bytes but not read.
+
+    Who can read Keras' HDF5 files (``synthseg.weights.original``) looks for them first.
+    """
     if not path.is_file():
         what = "a folder" if path.is_dir() else "no such file"
         raise WeightsError(path, found=what, fix="check the path; `synthseg weights list` shows the known names")
@@ -179,9 +190,12 @@ def refuse_foreign(path: Path) -> None:
     if start[8:] == b"{":  # safetensors: eight bytes of header length (which may begin like a pickle), then JSON
         return
     suffix = path.suffix.lower()
-    if start.startswith(b"\x89HDF") or suffix in (".h5", ".hdf5", ".keras"):
-        found = "a Keras HDF5 file"
-        fix = "synthseg reads its own safetensors files: train with `synthseg train`, or use the shipped weights"
+    if start.startswith(b"\x89HDF") or suffix in (".h5", ".hdf5"):
+        found = "a Keras HDF5 file, which has no card of its own"
+        fix = f"import it: `synthseg weights import {path.name}`"
+    elif suffix == ".keras":
+        found = "a Keras archive"
+        fix = "save the network with Keras as HDF5, model.save_weights(NAME.h5), which synthseg reads"
     elif start.startswith((b"PK\x03\x04", b"\x80")) or suffix in FOREIGN_SUFFIXES:
         found = "a pickled torch file, which can run code when opened"
         fix = "load it where you trust it and write its tensors with synthseg.weights.save_weights(path, tensors, card)"

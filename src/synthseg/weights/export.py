@@ -25,17 +25,22 @@ INPUTS = {
 
 
 def export_weights(
-    name_or_path: str | Path, target: str | Path, shape: tuple[int, int, int] | None = None
+    name_or_path: str | Path,
+    target: str | Path,
+    shape: tuple[int, int, int] | None = None,
+    *,
+    role: str | None = None,
 ) -> tuple[Exported, dict[str, str]]:
     """Write the whole network, image to posteriors, as NAME.onnx or NAME.xml (OpenVINO), checked against torch.
 
     Args:
         shape: X, Y and Z of the input; None leaves them open.
+        role: which network, as in ``load_weights``.
     Returns: what was written, and the facts written along (:func:`facts_of`).
     Raises: WeightsError for weights that are not a UNet's, UsageError for sides it cannot take, SynthsegError where
         packages are missing, OutputError for a file whose answers differ from torch's: it is not kept.
     """
-    weights = load_weights(name_or_path)
+    weights = load_weights(name_or_path, role)
     network = build_network(weights)
     if not isinstance(network, UNet):
         found = f"{weights.card['architecture']['kind']!r}, a network that gives scores, not posteriors"

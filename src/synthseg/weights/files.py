@@ -15,8 +15,18 @@ from torch import Tensor
 
 from synthseg.errors import WeightsError
 from synthseg.files import atomic_file
-from synthseg.weights.card import complete_card, decode_card, encode_card, refuse_foreign, unreadable
-from synthseg.weights.store import SUFFIX, find_weights
+from synthseg.weights.card import (
+    complete_card,
+    decode_card,
+    encode_card,
+    refuse_foreign,
+    require_role,
+    role_of,
+    unreadable,
+)
+from synthseg.weights.hdf5 import is_keras
+from synthseg.weights.original import offer_of, read_offer
+from synthseg.weights.store import SUFFIX, locate
 
 _KEPT_WHOLE = ("running_mean", "running_var")  # batch-norm statistics span many decades: never stored as halves
 
@@ -63,12 +73,24 @@ def save_weights(
     return path
 
 
-def load_weights(name_or_path: str | Path) -> Weights:
-    """Find, read and check weights (see ``find_weights`` for names); floating tensors come back as float32.
+def load_weights(name_or_path: str | Path, role: str | None = None) -> Weights:
+    """Find, read and check weights (see ``locate`` for names); floating tensors come back as float32.
 
-    Raises: WeightsError for unknown names, missing or damaged files, other formats, and files without a card.
+    Keras' .h5 files of the original's networks are read as they are (``synthseg.weights.original``).
+
+    Args:
+        role: what the network must be for, which picks one of a family's or a file's networks; None takes the only one
+            ("structures" of a family).
+    Raises: WeightsError for unknown names, missing or damaged files, other formats, files without a card, and
+        another role.
     """
-    path = find_weights(name_or_path)
+    located = locate(name_or_path, role)
+    path = located.path
+    if path.is_file() and is_keras(path):
+        arrays, card = read_offer(offer_of(path, located.role))
+        if role is not None:
+            require_role(role_of(card), (role,), path)
+        return Weights(str(card["name"]), {name: torch.from_numpy(a) for name, a in arrays.items()}, card, path)
     refuse_foreign(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -77,6 +99,8 @@ def load_weights(name_or_path: str | Path) -> Weights:
     except (SafetensorError, OSError) as error:
         raise unreadable(path, error) from error
     card = decode_card(metadata, path)
+    if role is not None:
+        require_role(role_of(card), (role,), path)
     found = hash_tensors(tensors)
     if found != card["sha256"]:
         raise WeightsError(

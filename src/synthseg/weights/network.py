@@ -25,6 +25,7 @@ class Verification:
     name: str
     path: Path | None
     checks: tuple[str, ...]
+    sha256: str
 
 
 def build_network(weights: Weights) -> nn.Module:
@@ -60,12 +61,14 @@ def protocol_of(weights: Weights) -> LabelProtocol:
     return protocol
 
 
-def verify_weights(name_or_path: str | Path) -> Verification:
+def verify_weights(name_or_path: str | Path, role: str | None = None) -> Verification:
     """Check everything that can be checked without a scan: file, card, hash, finite values, labels, architecture.
 
+    Args:
+        role: which network, as in ``load_weights``.
     Raises: WeightsError at the first thing that is wrong.
     """
-    weights = load_weights(name_or_path)
+    weights = load_weights(name_or_path, role)
     for name, tensor in weights.tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise WeightsError(_subject(weights), found=f"NaN or infinity in {name}", fix="use other weights")
@@ -79,7 +82,7 @@ def verify_weights(name_or_path: str | Path) -> Verification:
         f"role {role_of(weights.card)}",
         f"{len(protocol.target_values)} labels of {protocol.name}",
     )
-    return Verification(weights.name, weights.path, checks)
+    return Verification(weights.name, weights.path, checks, str(weights.card["sha256"]))
 
 
 def _config_of(weights: Weights) -> UNetConfig | EncoderConfig:

@@ -8,16 +8,24 @@ from __future__ import annotations
 import math
 from importlib import resources
 from pathlib import Path
+from typing import cast
 
 from synthseg.errors import ConfigError
 
 COLUMNS = ("class", "mean_of_means", "std_of_means", "mean_of_stds", "std_of_stds")
 BUILTIN = ("t1",)
 
-Hyper = tuple[tuple[float, float], ...]
+ClassPriors = tuple[tuple[float, float], ...]
 
 
-def load_priors(name_or_path: str | Path) -> tuple[Hyper, Hyper]:
+def prior_blocks(given: tuple[ClassPriors, ...] | ClassPriors) -> tuple[ClassPriors, ...]:
+    """Lists of pairs, of which each draw takes one: the one list there is, or several."""
+    if given and len(given[0]) == 2 and not isinstance(given[0][0], tuple):
+        return (given,)
+    return cast("tuple[ClassPriors, ...]", given)
+
+
+def load_priors(name_or_path: str | Path) -> tuple[ClassPriors, ClassPriors]:
     """Read a table of intensity priors.
 
     Args:
@@ -27,7 +35,7 @@ def load_priors(name_or_path: str | Path) -> tuple[Hyper, Hyper]:
     Returns: (class_means, class_stds) for ``MixturePrior(kind="normal", classes="contrast")``: G pairs of the mean and
         standard deviation of a class's mean, and G of its standard deviation's.
     Raises: ConfigError naming the file, the line and the fix.
-    Source: reference section 1.8.
+    Source: reference section 1.8. The original's own .npy files are read by a recipe: ``priors/arrays.py``.
     """
     subject = str(name_or_path)
     if subject in BUILTIN:

@@ -11,6 +11,7 @@ from synthseg.errors import ConfigError
 from synthseg.networks.hierarchy import GroupsFirst
 from synthseg.training.recipe import Recipe
 from synthseg.weights import build_network, load_weights, protocol_of, role_of
+from synthseg.weights.store import is_path
 
 
 def load_frozen(recipe: Recipe, role: str, device: torch.device) -> nn.Module | None:
@@ -57,7 +58,7 @@ def frozen_names(recipe: Recipe) -> dict[str, str]:
 
 def resolve(recipe: Recipe, named: str) -> str | Path:
     """A path (anything that looks like one) from the recipe's folder; a name as it is."""
-    return recipe.path(named) if "/" in named or named.endswith(".safetensors") else named
+    return recipe.path(named) if is_path(named) else named
 
 
 def segmenters(recipe: Recipe, device: torch.device) -> list[nn.Module]:

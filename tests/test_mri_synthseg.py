@@ -1,0 +1,420 @@
+"""mri_synthseg from the command line to its files, with tiny networks whose answer is known."""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from inference_helpers import band_model, coarse_scan, phantom, phantom_affine, save_scan
+from mri_synthseg_helpers import Run, forget_originals, labels_of, rows_of, runner
+from plus_helpers import SHAPE, hierarchy_models, painted, parcels_model, quality_model, scan_of, structures_model
+from synthseg.cli import mri_synthseg
+from synthseg.cli.original import networks
+from synthseg.cli.original.networks import Loaded
+from synthseg.cli.original.parser import Options
+from synthseg.errors import OutputError
+from synthseg.inference.original.like import LikeOriginal, settings_of
+from synthseg.volumes import Volume
+
+VALUES = np.array([0, 2, 16, 17, 24, 41, 53])  # of the small protocol's channels
+
+
+@pytest.fixture(autouse=True)
+def _no_originals(monkeypatch: pytest.MonkeyPatch) -> None:
+    forget_originals(monkeypatch)
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Run:
+    return runner(capsys)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> list[Options]:
+    """The command with a network of six structures at 1 mm; keeps the options it was given."""
+    seen: list[Options] = []
+
+    def load(options: Options) -> Loaded:
+        seen.append(options)
+        engine = LikeOriginal(band_model(), fast=options.fast, crop=options.crop, keep_geometry=options.keepgeom)
+        return Loaded(engine, engine.structures, ("bands",))
+
+    monkeypatch.setattr(networks, "load", load)
+    return seen
+
+
+def test_a_folder_with_everything_asked_for(tmp_path, command: Run, small):
+    source, out = tmp_path / "in", tmp_path / "out"
+    save_scan(source / "a.nii.gz", phantom())
+    coarse_scan(source / "b.nii")
+    code, said, err = command(
+        "--i", source, "--o", out, "--post", out, "--resample", out, "--vol", tmp_path / "v", "--threads", 2
+    )
+    assert code == 0, err
+    assert sorted(path.name for path in out.iterdir()) == [
+        "a_posteriors.nii.gz",
+        "a_synthseg.nii.gz",
+        "b_posteriors.nii",
+        "b_resampled.nii",
+        "b_synthseg.nii",
+    ]
+    a, b = (nib.load(out / name) for name in ("a_synthseg.nii.gz", "b_synthseg.nii"))
+    assert a.get_data_dtype() == b.get_data_dtype() == np.int32
+    np.testing.assert_allclose(a.affine, phantom_affine())
+    np.testing.assert_allclose(b.header.get_zooms(), 1)
+    posteriors = nib.load(out / "b_posteriors.nii")
+    assert posteriors.shape == (*b.shape, 7)
+    assert posteriors.get_data_dtype() == np.float32
+    np.testing.assert_allclose(np.asanyarray(posteriors.dataobj).sum(-1), 1, atol=1e-5)
+    resampled = nib.load(out / "b_resampled.nii")
+    assert resampled.shape == b.shape
+    np.testing.assert_allclose(resampled.affine, b.affine)
+    header, *rows = rows_of(tmp_path / "v.csv")
+    assert header[:3] == ["subject", "total intracranial", "left cerebral white matter"]
+    assert [row[0] for row in rows] == ["a", "b.nii"]
+    assert (tmp_path / "v.csv").read_bytes().count(b"\r\n") == 3
+    total = np.array([[float(cell) for cell in row[1:]] for row in rows])
+    np.testing.assert_allclose(total[:, 0], total[:, 1:].sum(1), atol=0.01)
+    assert said.startswith("SynthSeg 2.0 (synthseg 0.1.0; networks: bands)\nsegmenting 1/2 a.nii.gz\n")
+    assert "segmenting 2/2 b.nii\n" in said
+    assert "segmented 2 of 2 scan(s)" in said
+    assert f"volumes: {tmp_path / 'v.csv'}" in said
+    assert "Billot et al." in said
+    assert ".csv was added" in err
+    assert "a.nii.gz: is at 1 mm already: nothing was resampled" in err
+    assert small[0].threads == 2
+
+
+@pytest.mark.usefixtures("small")
+def test_a_list_with_a_table_a_scan(tmp_path, command: Run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_scan(Path("a.nii"), phantom())
+    save_scan(Path("b.nii"), phantom()[::-1].copy())
+    Path("i.txt").write_text("a.nii\nb.nii\n")
+    Path("o.txt").write_text("1.nii\n2.mgz\n")
+    Path("v.txt").write_text("1.csv\nnew/2.csv\n")
+    code, _, err = command("--i", "i.txt", "--o", "o.txt", "--vol", "v.txt", "--fast")
+    assert code == 0, err
+    assert [rows_of(Path(name))[0][0] for name in ("1.csv", "new/2.csv")] == ["", ""]
+    assert [row[0] for name in ("1.csv", "new/2.csv") for row in rows_of(Path(name))[1:]] == ["a.nii", "b.nii"]
+    assert labels_of(Path("2.mgz")).dtype == np.dtype(">i4")
+    assert labels_of(Path("1.nii")).any()
+
+
+@pytest.mark.usefixtures("small")
+def test_scans_that_fail_are_told_and_the_rest_is_done(tmp_path, command: Run):
+    source, out = tmp_path / "in", tmp_path / "out"
+    save_scan(source / "a.nii", np.zeros((70, 70, 70), np.float32))
+    (source / "b.nii").write_bytes(b"no image")
+    save_scan(source / "c.nii", phantom())
+    code, said, err = command("--i", source, "--o", out, "--vol", tmp_path / "v.csv")
+    assert code == 1
+    assert [path.name for path in out.iterdir()] == ["c_synthseg.nii"]
+    assert [row[0] for row in rows_of(tmp_path / "v.csv")] == ["subject", "c.nii"]
+    failed = [line for line in err.splitlines() if line.startswith("failed: ")]
+    assert len(failed) == 2
+    assert "a.nii: found a constant image" in failed[0]
+    assert "2 scan(s) failed and have no row in the tables:" in err
+    assert [line.strip() for line in err.splitlines()[-2:]] == [str(source / "a.nii"), str(source / "b.nii")]
+    assert "segmented 1 of 3 scan(s)" in said
+
+
+@pytest.mark.usefixtures("small")
+def test_a_surprise_is_one_line_and_debug_shows_where_it_came_from(tmp_path, command: Run, monkeypatch, capsys):
+    save_scan(tmp_path / "a.nii", phantom())
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("out of\nluck")
+
+    monkeypatch.setattr(LikeOriginal, "segment", broken)
+    arguments = ("--i", tmp_path / "a.nii", "--o", tmp_path / "s.nii")
+    code, said, err = command(*arguments)
+    assert code == 1
+    assert "an unexpected error, RuntimeError: out of luck" in err.splitlines()[0]
+    assert "cite" not in said
+    with pytest.raises(SystemExit):
+        mri_synthseg.main([*map(str, arguments), "--debug"])
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("small")
+def test_an_interrupt_keeps_what_is_finished(tmp_path, command: Run, monkeypatch):
+    for name in ("a.nii", "b.nii", "c.nii"):
+        save_scan(tmp_path / "in" / name, phantom())
+    segment = LikeOriginal.segment
+
+    def interrupted(self: LikeOriginal, scan: Path, **asked: bool) -> object:
+        if scan.name == "b.nii":
+            raise KeyboardInterrupt
+        return segment(self, scan, **asked)
+
+    monkeypatch.setattr(LikeOriginal, "segment", interrupted)
+    code, _, err = command("--i", tmp_path / "in", "--o", tmp_path / "out", "--vol", tmp_path / "v.csv")
+    assert code == 130
+    assert "interrupted with 2 of 3 scan(s) left" in err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a_synthseg.nii"]
+    assert [row[0] for row in rows_of(tmp_path / "v.csv")] == ["subject", "a.nii"]
+
+
+def test_a_place_that_cannot_be_written_to_is_told_before_any_work(tmp_path, command: Run, small):
+    save_scan(tmp_path / "a.nii", phantom())
+    (tmp_path / "file").touch()
+    code, said, err = command("--i", tmp_path / "a.nii", "--o", tmp_path / "file" / "out")
+    assert code == 1
+    assert "a folder that cannot be written to" in err
+    assert "another place with --o," in err
+    assert said == ""
+    assert small == []
+
+
+@pytest.mark.usefixtures("small")
+def test_a_table_that_cannot_be_written_is_told_and_labels_stay(tmp_path, command: Run, monkeypatch):
+    save_scan(tmp_path / "a.nii", phantom())
+
+    def full(*_: object) -> None:
+        raise OutputError(tmp_path / "v.csv", found="no way to write it (disk full)", fix="free some space")
+
+    monkeypatch.setattr("synthseg.cli.original.tables.OriginalTable.add", full)
+    code, _, err = command("--i", tmp_path / "a.nii", "--o", tmp_path / "s.nii", "--vol", tmp_path / "v.csv")
+    assert code == 1
+    assert "disk full" in err
+    assert "v.csv lacks rows" in err
+    assert labels_of(tmp_path / "s.nii").any()
+
+
+@pytest.mark.usefixtures("small")
+def test_file_names_that_are_no_text_do_not_stop_a_run(tmp_path, command: Run):
+    source = tmp_path / "in"
+    scan = save_scan(source / "a.nii", phantom())
+    scan.rename(os.fsdecode(os.fsencode(source) + b"/\xff.nii"))
+    code, said, _ = command("--i", source, "--o", tmp_path / "out", "--vol", tmp_path / "v.csv")
+    assert code == 0
+    assert "segmenting 1/1" in said
+    assert b"\xff.nii," in (tmp_path / "v.csv").read_bytes()
+
+
+@pytest.mark.usefixtures("small")
+def test_what_the_terminal_cannot_show_is_escaped(tmp_path, monkeypatch):
+    name = "b\u00e4nder.h5"
+    load = networks.load
+    monkeypatch.setattr(networks, "load", lambda options: replace(load(options), sources=(name,)))
+    save_scan(tmp_path / "a.nii", phantom())
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", shown)
+    with pytest.raises(SystemExit) as stop:
+        mri_synthseg.main(["--i", str(tmp_path / "a.nii"), "--o", str(tmp_path / "s.nii")])
+    assert stop.value.code == 0
+    assert b"networks: b\\xe4nder.h5" in shown.buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (PermissionError(13, "Permission denied", "synthseg_2.0.h5"), "synthseg_2.0.h5: found no way to use it"),
+        (BrokenPipeError(32, "Broken pipe"), "nothing reads its output any more"),
+    ],
+)
+def test_trouble_with_files_before_the_first_scan_is_one_line(tmp_path, command: Run, monkeypatch, error, told):
+    def load(_: Options) -> Loaded:
+        raise error
+
+    monkeypatch.setattr(networks, "load", load)
+    save_scan(tmp_path / "a.nii", phantom())
+    code, _, err = command("--i", tmp_path / "a.nii", "--o", tmp_path / "s.nii")
+    assert code == 1
+    assert told in err
+    assert err.count("\n") == 1
+
+
+# Geometry
+
+
+@pytest.mark.usefixtures("small")
+def test_labels_keep_the_scans_own_axes(tmp_path, command: Run):
+    straight = save_scan(tmp_path / "ras.nii", phantom())
+    image = nib.load(straight)
+    turned = image.as_reoriented(np.array([[1, -1], [2, 1], [0, -1]]))
+    nib.save(turned, tmp_path / "turned.nii")
+    for name in ("ras", "turned"):
+        assert command("--i", tmp_path / f"{name}.nii", "--o", tmp_path / f"{name}_seg.nii")[0] == 0
+    seg = nib.load(tmp_path / "turned_seg.nii")
+    np.testing.assert_allclose(seg.affine, turned.affine)
+    back = nib.as_closest_canonical(seg)
+    np.testing.assert_array_equal(np.asanyarray(back.dataobj), labels_of(tmp_path / "ras_seg.nii"))
+
+
+@pytest.mark.usefixtures("small")
+def test_the_grid_of_a_turned_scan_begins_at_its_own_first_voxel(tmp_path, command: Run):
+    # 45 voxels of 1.7 mm are 76.5 mm: 77 of 1 mm, which must begin where the scan's own first voxel begins.
+    spacing = (1.7, 1.7, 1.7)
+    image = nib.Nifti1Image(phantom((76.5, 78.2, 64.6), spacing), phantom_affine(spacing))
+    turned = image.as_reoriented(np.array([[0, -1], [1, -1], [2, 1]]))
+    nib.save(turned, tmp_path / "a.nii")
+    outputs = ("--o", tmp_path / "s.nii", "--resample", tmp_path / "r.nii", "--post", tmp_path / "p.nii")
+    assert command("--i", tmp_path / "a.nii", *outputs)[0] == 0
+    seg, resampled = nib.load(tmp_path / "s.nii"), nib.load(tmp_path / "r.nii")
+    assert seg.shape == resampled.shape == tuple(np.ceil(np.array(turned.shape) * 1.7 - 1e-4).astype(int))
+    np.testing.assert_allclose(seg.affine, resampled.affine)
+    edge = np.array([-0.5, -0.5, -0.5, 1])
+    np.testing.assert_allclose(seg.affine @ edge, turned.affine @ edge, atol=1e-4)
+    np.testing.assert_allclose(seg.header.get_zooms(), 1)
+    posteriors = np.asanyarray(nib.load(tmp_path / "p.nii").dataobj)
+    np.testing.assert_array_equal(VALUES[posteriors.argmax(-1)], np.asanyarray(seg.dataobj))
+
+
+@pytest.mark.usefixtures("small")
+def test_keepgeom_gives_labels_and_posteriors_on_the_scans_grid(tmp_path, command: Run):
+    scan = nib.load(coarse_scan(tmp_path / "a.nii"))
+    arguments = ("--i", tmp_path / "a.nii", "--o", tmp_path / "s.nii", "--post", tmp_path / "p.nii", "--keepgeom")
+    assert command(*arguments)[0] == 0
+    seg, posteriors = nib.load(tmp_path / "s.nii"), nib.load(tmp_path / "p.nii")
+    assert seg.shape == posteriors.shape[:3] == scan.shape
+    np.testing.assert_allclose(seg.affine, scan.affine)
+    np.testing.assert_allclose(posteriors.affine, scan.affine)
+    np.testing.assert_array_equal(VALUES[np.asanyarray(posteriors.dataobj).argmax(-1)], labels_of(tmp_path / "s.nii"))
+
+
+@pytest.mark.usefixtures("small")
+def test_crop_analyses_the_middle_and_pastes_it_back(tmp_path, command: Run):
+    data = np.zeros((130, 90, 96), np.float32)
+    data[29:101, 5:85, :64] = phantom()
+    save_scan(tmp_path / "a.nii", data)
+    outputs = ("--post", tmp_path / "p.nii", "--vol", tmp_path / "v.csv")
+    assert command("--i", tmp_path / "a.nii", "--o", tmp_path / "whole.nii")[0] == 0
+    # 60 is rounded up to 64, 200 is more than there is
+    arguments = ("--i", tmp_path / "a.nii", "--o", tmp_path / "s.nii", "--crop", 60, 200, 64, *outputs)
+    assert command(*arguments)[0] == 0
+    labels, whole = labels_of(tmp_path / "s.nii"), labels_of(tmp_path / "whole.nii")
+    middle = (slice(33, 97), slice(None), slice(16, 80))
+    outside = np.ones(labels.shape, bool)
+    outside[middle] = False
+    assert labels.shape == whole.shape
+    assert not labels[outside].any()
+    assert whole[outside].any()
+    assert np.mean(labels[middle] == whole[middle]) > 0.999
+    posteriors = np.asanyarray(nib.load(tmp_path / "p.nii").dataobj)
+    assert (posteriors[outside] == np.eye(7)[0]).all()
+    np.testing.assert_allclose(posteriors.sum(-1), 1, atol=1e-5)
+    total = float(rows_of(tmp_path / "v.csv")[1][1])
+    np.testing.assert_allclose(total, posteriors[..., 1:].sum(dtype=np.float64), rtol=1e-5)
+
+
+@pytest.mark.usefixtures("small")
+def test_crop_with_keepgeom_is_on_the_scans_grid(tmp_path, command: Run):
+    scan = nib.load(coarse_scan(tmp_path / "a.nii"))
+    arguments = ("--i", tmp_path / "a.nii", "--o", tmp_path / "s.nii", "--post", tmp_path / "p.nii")
+    assert command(*arguments, "--crop", 64, "--keepgeom")[0] == 0
+    posteriors = np.asanyarray(nib.load(tmp_path / "p.nii").dataobj)
+    assert labels_of(tmp_path / "s.nii").shape == scan.shape == posteriors.shape[:3]
+    assert labels_of(tmp_path / "s.nii").any()
+    np.testing.assert_allclose(posteriors.sum(-1), 1, atol=1e-5)
+
+
+@pytest.mark.usefixtures("small")
+def test_of_several_channels_the_first_is_taken(tmp_path, command: Run):
+    save_scan(tmp_path / "one.nii", phantom())
+    save_scan(tmp_path / "two.nii", np.stack([phantom(), np.zeros_like(phantom())], -1))
+    for name in ("one", "two"):
+        code, _, err = command("--i", tmp_path / f"{name}.nii", "--o", tmp_path / f"{name}_s.nii")
+        assert code == 0, err
+    assert "first of its 2 channels" in err
+    np.testing.assert_array_equal(labels_of(tmp_path / "two_s.nii"), labels_of(tmp_path / "one_s.nii"))
+
+
+# Settings
+
+
+def test_settings_are_the_originals():
+    default, fast, robust = (
+        settings_of(robust=robust, fast=fast, ct=False)
+        for robust, fast in ((False, False), (False, True), (True, False))
+    )
+    assert default.percentiles == fast.percentiles == robust.percentiles == (0.5, 99.5)
+    assert (default.flip, default.topology, default.smoothing_sigma_vox) == (True, True, 0.5)
+    assert (fast.flip, fast.topology, fast.smoothing_sigma_vox) == (False, False, 0.5)
+    assert (robust.flip, robust.topology, robust.smoothing_sigma_vox) == (False, False, 0)
+    assert robust.parcel_smoothing_sigma_vox == 0.5
+    assert (default.foreground_threshold, default.class_threshold, fast.channel_threshold) == (0.25, 0.25, 0.2)
+    assert settings_of(robust=True, fast=True, ct=False) == robust
+
+
+def test_ct_is_what_it_is_told_to_be_and_never_guessed():
+    data = phantom()
+    units = np.where(data == 0, np.float32(-1000), data * np.float32(0.08))
+    units[0, :, :] = 2000  # metal
+    scan = Volume(units, phantom_affine())
+    clipped = LikeOriginal(band_model(), ct=True).segment(scan)
+    again = LikeOriginal(band_model(), ct=True).segment(replace(scan, data=np.clip(units, 0, 80)))
+    np.testing.assert_array_equal(clipped.labels.data, again.labels.data)
+    assert clipped.notes == ()
+    plain = LikeOriginal(band_model()).segment(scan)
+    assert any("without --ct" in note for note in plain.notes)
+    assert not np.array_equal(plain.labels.data, clipped.labels.data)
+
+
+def test_every_output_of_one_scan_with_parcels_and_quality():
+    engine = LikeOriginal(structures_model(), parcels=parcels_model(), quality=quality_model())
+    result = engine.segment(scan_of(painted()), posteriors=True, resampled=True)
+    assert result.labels.shape == SHAPE
+    assert result.posteriors is not None
+    assert result.posteriors.shape == (*SHAPE, 33)  # parcels have none
+    assert result.resampled is None
+    columns = list(result.volumes_mm3)
+    assert columns[0] == "total intracranial"
+    assert len(columns) == 1 + 32 + 68
+    assert columns[1:33] == [s.name for s in engine.structures[1:33]]
+    assert all(round(volume, 3) == volume for volume in result.volumes_mm3.values())
+    parcels = sum(result.volumes_mm3[name] for name in columns[33:67])
+    assert parcels == pytest.approx(result.volumes_mm3["left cerebral cortex"], abs=0.05)
+    assert list(result.quality or {})[-1] == "hippocampus+amygdala"
+
+
+def test_robust_is_the_chain_of_three():
+    engine = LikeOriginal(hierarchy_models(), robust=True)
+    assert {"tissues", "denoiser", "guided"} <= set(engine.segmenter.models)
+    labels = engine.segment(scan_of(painted())).labels.data
+    assert np.isin([2, 41], labels).all()
+    assert not np.isin(labels, (8, 47)).any()  # the denoiser takes the cerebellum away
+
+
+# The colour table
+
+
+def embedded_table(path: Path, tmp_path: Path) -> tuple[np.ndarray, list[str]]:
+    """The colour table at the end of an MGZ file, as nibabel reads that of an .annot file."""
+    import gzip
+
+    content = gzip.decompress(path.read_bytes())
+    image = nib.load(path)
+    begin = image.header.get_footer_offset() + 20  # five scan parameters
+    annot = tmp_path / "table.annot"
+    annot.write_bytes(b"\0\0\0\1" + b"\0" * 8 + content[begin:])  # one vertex
+    _, table, names = nib.freesurfer.read_annot(annot, orig_ids=True)
+    return table, [name.decode() for name in names]
+
+
+@pytest.mark.usefixtures("small")
+def test_mgz_labels_hold_their_colours(tmp_path, command: Run):
+    nib.save(nib.MGHImage(phantom(), phantom_affine()), tmp_path / "a.mgz")
+    assert command("--i", tmp_path / "a.mgz", "--o", tmp_path / "s.mgz")[0] == 0
+    table, names = embedded_table(tmp_path / "s.mgz", tmp_path)
+    assert names[1:3] == ["left-cerebral-white-matter", "brain-stem"]
+    assert table[[0, 2, 16, 53], :4].tolist() == [[v, 2 * v, 3 * v, 0] for v in (0, 2, 16, 53)]
+    assert command("--i", tmp_path / "a.mgz", "--o", tmp_path / "plain.mgz", "--noaddctab")[0] == 0
+    np.testing.assert_array_equal(labels_of(tmp_path / "s.mgz"), labels_of(tmp_path / "plain.mgz"))
+    assert not list(tmp_path.glob("*_colors.txt"))
+
+
+@pytest.mark.usefixtures("small")
+def test_nifti_labels_get_a_colour_table_beside_when_it_is_asked_for(tmp_path, command: Run):
+    save_scan(tmp_path / "a.nii", phantom())
+    code, _, err = command("--i", tmp_path / "a.nii", "--o", tmp_path / "s.nii.gz", "--addctab")
+    assert code == 0
+    assert "17     left-hippocampus" in (tmp_path / "s_colors.txt").read_text()
+    assert "s_colors.txt" in err
