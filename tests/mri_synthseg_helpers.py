@@ -10,7 +10,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from inference_helpers import band_model
 from synthseg.cli import mri_synthseg
+from synthseg.cli.original import networks
+from synthseg.cli.original.networks import Loaded
+from synthseg.cli.original.parser import Options
+from synthseg.inference.original.like import LikeOriginal
 
 Run = Callable[..., tuple[int, str, str]]
 VARIABLES = ("SYNTHSEG_MODEL_DIR", "SYNTHSEG_WEIGHTS_DIR", "FREESURFER_HOME")
@@ -34,6 +39,19 @@ def runner(capsys: pytest.CaptureFixture[str]) -> Run:
         return int(stop.value.code or 0), out, err
 
     return run
+
+
+def use_small_network(monkeypatch: pytest.MonkeyPatch) -> list[Options]:
+    """The command with a network of six structures at 1 mm; keeps the options it was given."""
+    seen: list[Options] = []
+
+    def load(options: Options) -> Loaded:
+        seen.append(options)
+        engine = LikeOriginal(band_model(), fast=options.fast, crop=options.crop, keep_geometry=options.keepgeom)
+        return Loaded(engine, engine.structures, ("bands",))
+
+    monkeypatch.setattr(networks, "load", load)
+    return seen
 
 
 def labels_of(path: Path) -> np.ndarray:

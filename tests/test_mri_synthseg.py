@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from inference_helpers import band_model, coarse_scan, phantom, phantom_affine, save_scan
-from mri_synthseg_helpers import Run, forget_originals, labels_of, rows_of, runner
+from mri_synthseg_helpers import Run, forget_originals, labels_of, rows_of, runner, use_small_network
 from plus_helpers import SHAPE, hierarchy_models, painted, parcels_model, quality_model, scan_of, structures_model
 from synthseg.cli import mri_synthseg
 from synthseg.cli.original import networks
@@ -21,8 +21,6 @@ from synthseg.cli.original.parser import Options
 from synthseg.errors import OutputError
 from synthseg.inference.original.like import LikeOriginal, settings_of
 from synthseg.volumes import Volume
-
-VALUES = np.array([0, 2, 16, 17, 24, 41, 53])  # of the small protocol's channels
 
 
 @pytest.fixture(autouse=True)
@@ -37,16 +35,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Run:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> list[Options]:
-    """The command with a network of six structures at 1 mm; keeps the options it was given."""
-    seen: list[Options] = []
-
-    def load(options: Options) -> Loaded:
-        seen.append(options)
-        engine = LikeOriginal(band_model(), fast=options.fast, crop=options.crop, keep_geometry=options.keepgeom)
-        return Loaded(engine, engine.structures, ("bands",))
-
-    monkeypatch.setattr(networks, "load", load)
-    return seen
+    return use_small_network(monkeypatch)
 
 
 def test_a_folder_with_everything_asked_for(tmp_path, command: Run, small):
@@ -232,101 +221,6 @@ def test_trouble_with_files_before_the_first_scan_is_one_line(tmp_path, command:
     assert err.count("\n") == 1
 
 
-# Geometry
-
-
-@pytest.mark.usefixtures("small")
-def test_labels_keep_the_scans_own_axes(tmp_path, command: Run):
-    straight = save_scan(tmp_path / "ras.nii", phantom())
-    image = nib.load(straight)
-    turned = image.as_reoriented(np.array([[1, -1], [2, 1], [0, -1]]))
-    nib.save(turned, tmp_path / "turned.nii")
-    for name in ("ras", "turned"):
-        assert command("--i", tmp_path / f"{name}.nii", "--o", tmp_path / f"{name}_seg.nii")[0] == 0
-    seg = nib.load(tmp_path / "turned_seg.nii")
-    np.testing.assert_allclose(seg.affine, turned.affine)
-    back = nib.as_closest_canonical(seg)
-    np.testing.assert_array_equal(np.asanyarray(back.dataobj), labels_of(tmp_path / "ras_seg.nii"))
-
-
-@pytest.mark.usefixtures("small")
-def test_the_grid_of_a_turned_scan_begins_at_its_own_first_voxel(tmp_path, command: Run):
-    # 45 voxels of 1.7 mm are 76.5 mm: 77 of 1 mm, which must begin where the scan's own first voxel begins.
-    spacing = (1.7, 1.7, 1.7)
-    image = nib.Nifti1Image(phantom((76.5, 78.2, 64.6), spacing), phantom_affine(spacing))
-    turned = image.as_reoriented(np.array([[0, -1], [1, -1], [2, 1]]))
-    nib.save(turned, tmp_path / "a.nii")
-    outputs = ("--o", tmp_path / "s.nii", "--resample", tmp_path / "r.nii", "--post", tmp_path / "p.nii")
-    assert command("--i", tmp_path / "a.nii", *outputs)[0] == 0
-    seg, resampled = nib.load(tmp_path / "s.nii"), nib.load(tmp_path / "r.nii")
-    assert seg.shape == resampled.shape == tuple(np.ceil(np.array(turned.shape) * 1.7 - 1e-4).astype(int))
-    np.testing.assert_allclose(seg.affine, resampled.affine)
-    edge = np.array([-0.5, -0.5, -0.5, 1])
-    np.testing.assert_allclose(seg.affine @ edge, turned.affine @ edge, atol=1e-4)
-    np.testing.assert_allclose(seg.header.get_zooms(), 1)
-    posteriors = np.asanyarray(nib.load(tmp_path / "p.nii").dataobj)
-    np.testing.assert_array_equal(VALUES[posteriors.argmax(-1)], np.asanyarray(seg.dataobj))
-
-
-@pytest.mark.usefixtures("small")
-def test_keepgeom_gives_labels_and_posteriors_on_the_scans_grid(tmp_path, command: Run):
-    scan = nib.load(coarse_scan(tmp_path / "a.nii"))
-    arguments = ("--i", tmp_path / "a.nii", "--o", tmp_path / "s.nii", "--post", tmp_path / "p.nii", "--keepgeom")
-    assert command(*arguments)[0] == 0
-    seg, posteriors = nib.load(tmp_path / "s.nii"), nib.load(tmp_path / "p.nii")
-    assert seg.shape == posteriors.shape[:3] == scan.shape
-    np.testing.assert_allclose(seg.affine, scan.affine)
-    np.testing.assert_allclose(posteriors.affine, scan.affine)
-    np.testing.assert_array_equal(VALUES[np.asanyarray(posteriors.dataobj).argmax(-1)], labels_of(tmp_path / "s.nii"))
-
-
-@pytest.mark.usefixtures("small")
-def test_crop_analyses_the_middle_and_pastes_it_back(tmp_path, command: Run):
-    data = np.zeros((130, 90, 96), np.float32)
-    data[29:101, 5:85, :64] = phantom()
-    save_scan(tmp_path / "a.nii", data)
-    outputs = ("--post", tmp_path / "p.nii", "--vol", tmp_path / "v.csv")
-    assert command("--i", tmp_path / "a.nii", "--o", tmp_path / "whole.nii")[0] == 0
-    # 60 is rounded up to 64, 200 is more than there is
-    arguments = ("--i", tmp_path / "a.nii", "--o", tmp_path / "s.nii", "--crop", 60, 200, 64, *outputs)
-    assert command(*arguments)[0] == 0
-    labels, whole = labels_of(tmp_path / "s.nii"), labels_of(tmp_path / "whole.nii")
-    middle = (slice(33, 97), slice(None), slice(16, 80))
-    outside = np.ones(labels.shape, bool)
-    outside[middle] = False
-    assert labels.shape == whole.shape
-    assert not labels[outside].any()
-    assert whole[outside].any()
-    assert np.mean(labels[middle] == whole[middle]) > 0.999
-    posteriors = np.asanyarray(nib.load(tmp_path / "p.nii").dataobj)
-    assert (posteriors[outside] == np.eye(7)[0]).all()
-    np.testing.assert_allclose(posteriors.sum(-1), 1, atol=1e-5)
-    total = float(rows_of(tmp_path / "v.csv")[1][1])
-    np.testing.assert_allclose(total, posteriors[..., 1:].sum(dtype=np.float64), rtol=1e-5)
-
-
-@pytest.mark.usefixtures("small")
-def test_crop_with_keepgeom_is_on_the_scans_grid(tmp_path, command: Run):
-    scan = nib.load(coarse_scan(tmp_path / "a.nii"))
-    arguments = ("--i", tmp_path / "a.nii", "--o", tmp_path / "s.nii", "--post", tmp_path / "p.nii")
-    assert command(*arguments, "--crop", 64, "--keepgeom")[0] == 0
-    posteriors = np.asanyarray(nib.load(tmp_path / "p.nii").dataobj)
-    assert labels_of(tmp_path / "s.nii").shape == scan.shape == posteriors.shape[:3]
-    assert labels_of(tmp_path / "s.nii").any()
-    np.testing.assert_allclose(posteriors.sum(-1), 1, atol=1e-5)
-
-
-@pytest.mark.usefixtures("small")
-def test_of_several_channels_the_first_is_taken(tmp_path, command: Run):
-    save_scan(tmp_path / "one.nii", phantom())
-    save_scan(tmp_path / "two.nii", np.stack([phantom(), np.zeros_like(phantom())], -1))
-    for name in ("one", "two"):
-        code, _, err = command("--i", tmp_path / f"{name}.nii", "--o", tmp_path / f"{name}_s.nii")
-        assert code == 0, err
-    assert "first of its 2 channels" in err
-    np.testing.assert_array_equal(labels_of(tmp_path / "two_s.nii"), labels_of(tmp_path / "one_s.nii"))
-
-
 # Settings
 
 
@@ -381,40 +275,3 @@ def test_robust_is_the_chain_of_three():
     labels = engine.segment(scan_of(painted())).labels.data
     assert np.isin([2, 41], labels).all()
     assert not np.isin(labels, (8, 47)).any()  # the denoiser takes the cerebellum away
-
-
-# The colour table
-
-
-def embedded_table(path: Path, tmp_path: Path) -> tuple[np.ndarray, list[str]]:
-    """The colour table at the end of an MGZ file, as nibabel reads that of an .annot file."""
-    import gzip
-
-    content = gzip.decompress(path.read_bytes())
-    image = nib.load(path)
-    begin = image.header.get_footer_offset() + 20  # five scan parameters
-    annot = tmp_path / "table.annot"
-    annot.write_bytes(b"\0\0\0\1" + b"\0" * 8 + content[begin:])  # one vertex
-    _, table, names = nib.freesurfer.read_annot(annot, orig_ids=True)
-    return table, [name.decode() for name in names]
-
-
-@pytest.mark.usefixtures("small")
-def test_mgz_labels_hold_their_colours(tmp_path, command: Run):
-    nib.save(nib.MGHImage(phantom(), phantom_affine()), tmp_path / "a.mgz")
-    assert command("--i", tmp_path / "a.mgz", "--o", tmp_path / "s.mgz")[0] == 0
-    table, names = embedded_table(tmp_path / "s.mgz", tmp_path)
-    assert names[1:3] == ["left-cerebral-white-matter", "brain-stem"]
-    assert table[[0, 2, 16, 53], :4].tolist() == [[v, 2 * v, 3 * v, 0] for v in (0, 2, 16, 53)]
-    assert command("--i", tmp_path / "a.mgz", "--o", tmp_path / "plain.mgz", "--noaddctab")[0] == 0
-    np.testing.assert_array_equal(labels_of(tmp_path / "s.mgz"), labels_of(tmp_path / "plain.mgz"))
-    assert not list(tmp_path.glob("*_colors.txt"))
-
-
-@pytest.mark.usefixtures("small")
-def test_nifti_labels_get_a_colour_table_beside_when_it_is_asked_for(tmp_path, command: Run):
-    save_scan(tmp_path / "a.nii", phantom())
-    code, _, err = command("--i", tmp_path / "a.nii", "--o", tmp_path / "s.nii.gz", "--addctab")
-    assert code == 0
-    assert "17     left-hippocampus" in (tmp_path / "s_colors.txt").read_text()
-    assert "s_colors.txt" in err

@@ -225,7 +225,7 @@ def test_voxel_sizes_are_the_headers_and_disagreement_is_noted(tmp_path: Path) -
     read = read_scan(path)
     np.testing.assert_array_equal(read.sizes_mm, np.array([1, 1.2, 0.9], np.float32))
     np.testing.assert_allclose(np.diag(read.affine)[:3], 1.2, rtol=1e-6)
-    assert "the affine's 1.2 x 1.2 x 1.2 mm" in read.notes[-1]
+    assert "the affine's (1.2 x 1.2 x 1.2 mm)" in read.notes[-1]
     same = read_scan(save(tmp_path / "same.nii", data, diagonal(1.2, 1.2, 1.2)))
     assert same.sizes_mm.dtype == np.float32
     assert same.notes == ()

@@ -197,7 +197,6 @@ def test_volumes_are_rounded_in_the_precision_of_their_sums() -> None:
     assert all(isinstance(value, np.float32) for value in table.values())
     assert table["left cerebral cortex"] == np.around(sums[1] * size, 3)
     assert table["total intracranial"] == np.around(sums.sum() * size, 3)
-    assert str(np.float32(14575.553)) == "14575.553"
     double = volume_table(sums.astype(np.float64), CHANNELS, size)
     assert all(type(value) is float for value in double.values())
     assert double["csf"] == round(float(sums[15]) * float(size), 3)

@@ -174,6 +174,15 @@ def test_a_list_with_the_mark_of_windows_editors_is_read(tmp_path):
     assert discover([path])[0] == [Path("a.nii"), Path("b.nii")]
 
 
+def test_a_list_may_name_files_that_begin_with_a_tilde_and_is_text(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text("~$a.nii\n")
+    assert discover([path])[0] == [Path("~$a.nii")]
+    path.write_text("a.nii\n", encoding="utf-16-le")
+    with pytest.raises(UsageError, match="zero bytes in the text, as UTF-16 has them"):
+        discover([path])
+
+
 def test_a_folder_or_list_without_scans_is_named(tmp_path):
     with pytest.raises(UsageError, match=f"{tmp_path.name}: found a folder with no scans"):
         discover([tmp_path])

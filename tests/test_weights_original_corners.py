@@ -70,7 +70,7 @@ def test_brackets_in_a_card_are_printed_as_they_are(family: Path, tmp_path: Path
 
 def test_a_freesurfer_without_networks_is_said_to_have_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FREESURFER_HOME", str(tmp_path))
-    with pytest.raises(WeightsError, match=r"found neither synthseg_2\.0\.h5 .*/models \(no folder that can be read") as caught:
+    with pytest.raises(WeightsError, match=r"synthseg_2\.0\.h5 .*/models \(no folder that can be read") as caught:
         locate("synthseg-2.0")
     assert "is not set" not in caught.value.found
 
@@ -191,3 +191,16 @@ def test_add_ons_are_of_the_family_that_a_role_names(family: Path, monkeypatch: 
     monkeypatch.setenv("SYNTHSEG_MODEL_DIR", str(family))
     models = gather("default", {"structures": "synthseg-1.0"}, parcels=True, quality=True, locator=False)
     assert [model.name for model in models.values()] == ["synthseg-1.0", "synthseg-2.0-parcels", "synthseg-2.0-quality"]
+
+
+def test_a_damaged_network_leaves_none_of_its_file_imported(tmp_path: Path) -> None:
+    chain = [
+        unet("unet", seed=1, features=2, levels=2, n_out=5),
+        unet("l2l", seed=2, features=2, levels=2, n_in=5, n_out=5),
+        unet("unet2", seed=3, features=2, levels=2, n_in=6, n_out=33),
+    ]
+    chain[2]["unet2_bn_down_0"]["moving_variance"][:] = -1
+    path = write_keras(tmp_path / "synthseg_robust_2.0.h5", chain)
+    with pytest.raises(WeightsError, match="unet2_bn_down_0"):
+        import_keras(path, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*"))

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all. Standard library only."""
+"""Files that appear whole or not at all; paths and lists of paths as users write them. Standard library only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from io import BufferedWriter
 from pathlib import Path
 
-from synthseg.errors import OutputError
+from synthseg.errors import OutputError, UsageError
 
 
 @contextmanager
@@ -52,3 +52,34 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def at_home(path: str | Path) -> Path:
+    """A path with ``~`` resolved, where that is somebody's home: names may begin with it, too."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+def read_list(path: Path, *, subject: str | Path | None = None) -> list[Path]:
+    """The paths in a text file, one a line, empty lines left out, ``~`` resolved.
+
+    Args:
+        subject: what errors call the list; None takes its path.
+    Raises: UsageError for a file that is missing, no text, or without any path.
+    """
+    subject = path if subject is None else subject
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows editors put a mark in front
+    except FileNotFoundError:
+        raise UsageError(subject, found="no such file", fix="give a text file with one path per line") from None
+    except (OSError, UnicodeDecodeError) as error:
+        fix = "give a text file with one path per line"
+        raise UsageError(subject, found=f"no readable text file ({error})", fix=fix) from error
+    if any("\0" in line for line in lines):
+        raise UsageError(subject, found="zero bytes in the text, as UTF-16 has them", fix="save it as UTF-8")
+    paths = [at_home(line.strip()) for line in lines if line.strip()]
+    if not paths:
+        raise UsageError(subject, found="an empty list", fix="write one path per line")
+    return paths

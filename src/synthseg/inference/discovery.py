@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from synthseg.errors import OutputError, UsageError
+from synthseg.files import read_list
 from synthseg.inference.outputs import RESULT_ENDINGS, Outputs, output_files
 from synthseg.volumes import VOLUME_EXTENSIONS, is_volume_path, strip_extension
 
@@ -38,7 +39,7 @@ def discover(entries: Sequence[str | Path]) -> tuple[list[Path], list[str]]:
             scans += found
             notes += left_out
         elif entry.suffix.lower() == ".txt":
-            scans += _listed_in(entry)
+            scans += read_list(entry)
         else:
             scans.append(entry)
     unique = list(dict.fromkeys(scans))
@@ -56,19 +57,6 @@ def _scans_in(folder: Path) -> tuple[list[Path], list[str]]:
         raise UsageError(folder, found=f"a folder with {inside}", fix=f"put scans ({extensions}) directly into it")
     skipped = len(volumes) - len(scans)
     return scans, [f"{folder}: left out {skipped} file(s) that are results of synthseg"] if skipped else []
-
-
-def _listed_in(path: Path) -> list[Path]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows editors put a mark in front
-    except FileNotFoundError:
-        raise UsageError(path, found="no such file", fix="give a text file with one scan per line") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(path, found=f"not a readable text file ({error})", fix="give one scan per line") from error
-    scans = [Path(line.strip()).expanduser() for line in lines if line.strip()]
-    if not scans:
-        raise UsageError(path, found="an empty list", fix="write one scan per line")
-    return scans
 
 
 def plan_jobs(scans: Sequence[Path], out: Path, outputs: Outputs) -> list[Job]:

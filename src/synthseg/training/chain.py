@@ -26,6 +26,7 @@ from typing import Any
 
 from synthseg.configs import config_from_dict, config_to_dict, flatten
 from synthseg.errors import ConfigError, WeightsError
+from synthseg.files import at_home
 from synthseg.training.recipe import Recipe, overlay, read_toml, recipe_from_dict
 from synthseg.training.task_config import FrozenNetworks
 from synthseg.weights.store import find_weights, is_path
@@ -190,7 +191,7 @@ def _roles(recipe: Recipe) -> dict[str, str | None]:
 
 def _from_here(text: str, folder: Path) -> str:
     """A path of the chain's file made absolute, since recipes count theirs from their own folder; a name as it is."""
-    return str((folder / Path(text).expanduser()).resolve()) if _looks_like_a_path(text) else text
+    return str((folder / at_home(text)).resolve()) if _looks_like_a_path(text) else text
 
 
 def _looks_like_a_path(text: str) -> bool:

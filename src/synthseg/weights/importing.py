@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from synthseg.errors import OutputError, UsageError
+from synthseg.files import at_home
 from synthseg.weights.files import save_weights
 from synthseg.weights.network import verify_weights
 from synthseg.weights.original import Offer, offers, read_offer
@@ -60,9 +61,9 @@ def import_keras(
     for target in targets:
         if target.exists() and not overwrite:
             raise OutputError(target, found="a file of that name", fix="add --overwrite, or write elsewhere with -o")
+    read = [read_offer(offer) for offer in found]  # all of them before any is written: a damaged one leaves nothing
     written = []
-    for offer, called, target, card in zip(found, names, targets, cards, strict=True):
-        arrays, whole = read_offer(offer)
+    for offer, called, target, card, (arrays, whole) in zip(found, names, targets, cards, read, strict=True):
         tensors = {key: torch.from_numpy(array) for key, array in arrays.items()}
         save_weights(target, tensors, {**whole, "name": called}, half=half)
         verify_weights(target)
@@ -82,7 +83,7 @@ def _name(offer: Offer, name: str | None, count: int) -> str:
 
 
 def _targets(out: str | Path | None, names: Sequence[str]) -> list[Path]:
-    folder = Path(out) if out is not None else Path(os.environ.get(FOLDER_VARIABLE) or ".").expanduser()
+    folder = Path(out) if out is not None else at_home(os.environ.get(FOLDER_VARIABLE) or ".")
     if folder.suffix != SUFFIX:
         return [folder / f"{name}{SUFFIX}" for name in names]
     if len(names) > 1:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from synthseg.errors import UsageError, WeightsError
+from synthseg.files import at_home
 
 MODEL_DIR_VARIABLE = "SYNTHSEG_MODEL_DIR"  # the folder of --model-dir
 FOLDER_VARIABLE = "SYNTHSEG_WEIGHTS_DIR"
@@ -17,7 +18,7 @@ def use_model_dir(folder: str | Path | None) -> None:
     """Look in a folder first, for the rest of the process (None changes nothing). Raises UsageError if it is none."""
     if folder is None:
         return
-    path = Path(folder).expanduser()
+    path = at_home(folder)
     if not _can_look_into(path):
         there = os.access(path, os.F_OK)
         what = "a file" if there and path.is_file() else "a folder that cannot be read" if there else "no such folder"
@@ -35,7 +36,7 @@ def asked_folders() -> list[tuple[Path, str]]:
     for variable, source in ((MODEL_DIR_VARIABLE, "model-dir"), (FOLDER_VARIABLE, "folder")):
         asked = os.environ.get(variable)
         if asked:
-            path = Path(asked).expanduser()
+            path = at_home(asked)
             if not _can_look_into(path):
                 found_there = f"{asked!r}, which is not a folder that can be read"
                 raise WeightsError(variable, found=found_there, fix="correct or unset it")
@@ -49,7 +50,7 @@ def asked_folders() -> list[tuple[Path, str]]:
 def freesurfer_models() -> Path | None:
     """Where FreeSurfer keeps its networks, whether or not that folder exists; None without FREESURFER_HOME."""
     home = os.environ.get(FREESURFER_VARIABLE)
-    return Path(home).expanduser() / "models" if home else None
+    return at_home(home) / "models" if home else None
 
 
 def _can_look_into(folder: Path) -> bool:

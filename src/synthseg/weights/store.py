@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from synthseg.errors import WeightsError
+from synthseg.files import at_home
 from synthseg.weights.card import FOREIGN_SUFFIXES, ROLES, read_card, require_role, role_of
 from synthseg.weights.hdf5 import KERAS_SUFFIXES, is_keras
 from synthseg.weights.keras import NoNetworkError
@@ -109,7 +110,7 @@ def locate(name_or_path: str | Path, role: str | None = None) -> Located:
         does not have.
     """
     if is_path(name_or_path):
-        path = Path(name_or_path).expanduser()
+        path = at_home(name_or_path)
         if not path.exists():
             fix = f"check the path, or give one of the known names: {_known_names()}"
             raise WeightsError(path, found="no such file", fix=fix)

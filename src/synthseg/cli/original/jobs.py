@@ -5,12 +5,13 @@ What a path is, is seen on the disk and by the end of its name; the original loo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from synthseg.cli.original.parser import Options
 from synthseg.errors import UsageError
+from synthseg.files import at_home, read_list
 from synthseg.volumes.volume import VOLUME_EXTENSIONS, extension_of, is_volume_path
 
 FOLDER_EXTENSIONS = (".nii.gz", ".nii", ".mgz", ".npz")  # of the scans that are found in a folder
@@ -83,7 +84,7 @@ def _planned(options: Options) -> Plan:
     for kind, value in outputs.items():
         if not value.strip():
             raise UsageError(FLAGS[kind], found="an empty name", fix="give a path")
-    source = _path(options.i)
+    source = at_home(options.i)
     if source.is_dir():
         found = _plan_folder(source, outputs)
     elif source.suffix.lower() == LIST:
@@ -95,14 +96,14 @@ def _planned(options: Options) -> Plan:
 
 
 def _plan_lists(source: Path, outputs: dict[str, str]) -> Plan:
-    scans = _lines(source, "--i")
+    scans = read_list(source, subject=f"--i {source}")
     columns: dict[str, list[Path]] = {}
     for kind, value in outputs.items():
-        path = _path(value)
+        path = at_home(value)
         if path.suffix.lower() != LIST:
             fix = f"give a {LIST} list with one file per line: --i is a list"
             raise UsageError(f"{FLAGS[kind]} {value}", found="no list", fix=fix)
-        columns[kind] = _lines(path, FLAGS[kind])
+        columns[kind] = read_list(path, subject=f"{FLAGS[kind]} {path}")
         if len(columns[kind]) != len(scans):
             found = f"{len(columns[kind])} line(s) for {len(scans)} scan(s) in {source}"
             raise UsageError(f"{FLAGS[kind]} {value}", found=found, fix="write one line per scan, in the same order")
@@ -126,13 +127,13 @@ def _plan_folder(source: Path, outputs: dict[str, str]) -> Plan:
     folders = {}
     for kind, value in outputs.items():
         if kind in SUFFIXES:
-            path = _path(value)
+            path = at_home(value)
             if not path.is_dir() and (extension_of(path) or path.suffix.lower() == LIST):
                 fix = "give a folder: --i is one"
                 raise UsageError(f"{FLAGS[kind]} {value}", found="the name of a file", fix=fix)
             folders[kind] = _require_folder(path, f"{FLAGS[kind]} {value}")
     jobs = [Job(scan, {kind: folder / output_name(scan, kind) for kind, folder in folders.items()}) for scan in scans]
-    jobs, notes = _without_results(jobs)
+    jobs, notes = _without_results(jobs, folders.values())
     tables, more = _tables(outputs)
     return Plan(tuple(jobs), tables, of_lists=False, notes=(*notes, *more))
 
@@ -146,7 +147,7 @@ def _plan_file(source: Path, outputs: dict[str, str]) -> Plan:
     for kind, value in outputs.items():
         if kind not in SUFFIXES:
             continue
-        path, flag = _path(value), f"{FLAGS[kind]} {value}"
+        path, flag = at_home(value), f"{FLAGS[kind]} {value}"
         if path.suffix.lower() == LIST:
             raise UsageError(flag, found="a list", fix="give a file or a folder: --i is no list")
         if extension_of(path):
@@ -171,7 +172,7 @@ def _tables(outputs: dict[str, str]) -> tuple[dict[str, Path], list[str]]:
     for kind, value in outputs.items():
         if kind in SUFFIXES:
             continue
-        path, flag = _path(value), f"{FLAGS[kind]} {value}"
+        path, flag = at_home(value), f"{FLAGS[kind]} {value}"
         if path.suffix.lower() == LIST:
             raise UsageError(flag, found="a list", fix="give a .csv file: --i is no list")
         if path.is_dir():
@@ -183,9 +184,12 @@ def _tables(outputs: dict[str, str]) -> tuple[dict[str, Path], list[str]]:
     return tables, notes
 
 
-def _without_results(jobs: Sequence[Job]) -> tuple[list[Job], list[str]]:
-    """Jobs whose scan is not what another one becomes: in a folder that is also --o, results of an earlier run."""
-    results = {path.resolve() for job in jobs for path in job.files.values()}
+def _without_results(jobs: Sequence[Job], folders: Iterable[Path]) -> tuple[list[Job], list[str]]:
+    """Jobs whose scan is not what another one becomes: where --i is one of the output folders, results of an earlier
+    run, which may have asked for other outputs.
+    """
+    places = {folder.resolve() for folder in folders}
+    results = {place / output_name(job.scan, kind) for job in jobs for kind in SUFFIXES for place in places}
     kept = [job for job in jobs if job.scan.resolve() not in results]
     left_out = len(jobs) - len(kept)
     return kept, [f"left out {left_out} file(s) that are results of the other scans"] if left_out else []
@@ -209,31 +213,6 @@ def _check_clashes(found: Plan) -> None:
     for place in taken:
         if place in scans:
             raise UsageError(place, found="a table that would replace a scan", fix="give another name")
-
-
-def _lines(path: Path, flag: str) -> list[Path]:
-    """The paths of a list, one a line, taken from the working directory. Raises: UsageError without any."""
-    subject = f"{flag} {path}"
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows editors put a mark in front
-    except FileNotFoundError:
-        raise UsageError(subject, found="no such file", fix="give a text file with one path per line") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(subject, found=f"no readable text file ({error})", fix="write one path per line") from error
-    if any("\0" in line for line in lines):
-        raise UsageError(subject, found="zero bytes in the text, as UTF-16 has them", fix="save it as UTF-8")
-    paths = [_path(line.strip()) for line in lines if line.strip()]
-    if not paths:
-        raise UsageError(subject, found="an empty list", fix="write one path per line")
-    return paths
-
-
-def _path(text: str) -> Path:
-    """A path with ``~`` resolved, where that is somebody's home: names may begin with it, too."""
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        return Path(text)
 
 
 def _require_image_name(path: Path, flag: str) -> None:

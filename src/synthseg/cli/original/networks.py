@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from synthseg.cli.original.loop import Engine
 from synthseg.cli.original.parser import Options
 from synthseg.errors import UsageError, WeightsError
+from synthseg.files import at_home
 from synthseg.inference.modes import HIERARCHY, LOCATOR, ONE_NETWORK
 from synthseg.weights.card import read_card
 from synthseg.weights.hdf5 import is_keras
@@ -109,7 +110,7 @@ def choose(options: Options) -> Choice:
         weights = None if options.weights == OWN else options.weights
         return Choice(weights, options.parc, options.qc is not None)
     if options.model is not None:
-        return _given(options, options.model.expanduser())
+        return _given(options, at_home(options.model))
     family = FAMILIES[options.family]
     if any(_is_there(name) for name in family.values()):
         return _originals(options, options.family)
