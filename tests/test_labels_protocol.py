@@ -54,6 +54,8 @@ def test_the_tables_have_the_published_sizes(generation: LabelProtocol) -> None:
         "tissue-groups": 5,
         "quality-groups": 9,
         "feta": 8,
+        "whole-heart": 8,
+        "hvsmr": 5,
     }
 
 
@@ -79,7 +81,7 @@ def test_partners_are_involutions_in_every_builtin_table(name: str) -> None:
         assert permutation[permutation].tolist() == list(range(len(permutation)))
 
 
-@pytest.mark.parametrize("name", ["synthseg-1.0", "synthseg-2.0", "desikan-killiany", "feta"])
+@pytest.mark.parametrize("name", ["synthseg-1.0", "synthseg-2.0", "desikan-killiany", "feta", "whole-heart", "hvsmr"])
 def test_output_tables_list_their_channels_in_order(name: str) -> None:
     protocol = load_protocol(name)
     assert protocol.values.tolist() == sorted(protocol.values.tolist()) == protocol.target_values.tolist()

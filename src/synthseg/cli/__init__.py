@@ -21,8 +21,9 @@ EPILOG = "Any command takes --debug, which shows where an error came from."
 
 def build_app() -> typer.Typer:
     """The application with all its commands."""
-    from synthseg.cli import demo, doctor, evaluate, generate, segment, train
+    from synthseg.cli import compare, demo, doctor, effect, evaluate, generate, segment, sublabels, train
     from synthseg.cli.labels import labels_app
+    from synthseg.cli.priors import priors_app
     from synthseg.cli.weights import weights_app
 
     app = typer.Typer(
@@ -40,6 +41,10 @@ def build_app() -> typer.Typer:
         module.register(app)
     app.add_typer(labels_app, name="labels")
     app.add_typer(weights_app, name="weights")
+    sublabels.register(app)
+    compare.register(app)
+    effect.register(app)
+    app.add_typer(priors_app, name="priors")
     return app
 
 

@@ -11,6 +11,7 @@ from synthseg.lazy import lazy_names
 
 if TYPE_CHECKING:
     from synthseg.evaluation.agreement import group_dice, group_names
+    from synthseg.evaluation.bids import pair_datasets
     from synthseg.evaluation.comparison import Comparison, compare, compare_groups
     from synthseg.evaluation.conditions import (
         ConditionSummary,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
         volume_changes,
         volume_ratios,
     )
-    from synthseg.evaluation.folders import Evaluation, Failure, evaluate_folders
+    from synthseg.evaluation.folders import Evaluation, Failure, evaluate_folders, evaluate_pairs
     from synthseg.evaluation.mapping import LabelMapping, read_mapping
     from synthseg.evaluation.pairing import FilePair, Pairing, pair_files
     from synthseg.evaluation.parcels import ParcelGroup, ParcelScore, read_parcel_groups, score_parcels
@@ -38,8 +39,24 @@ if TYPE_CHECKING:
         predictions_of,
         score_predictions,
     )
-    from synthseg.evaluation.scoring import EvaluationConfig, PairScores, ScoreRow, evaluate_pair, score_volumes
-    from synthseg.evaluation.tables import ScanSummary, StructureSummary, Summary, summarise, write_scores
+    from synthseg.evaluation.scoring import (
+        EvaluationConfig,
+        MetricValue,
+        PairScores,
+        ScoreRow,
+        evaluate_pair,
+        score_volumes,
+    )
+    from synthseg.evaluation.sources import gather_pairs
+    from synthseg.evaluation.tables import (
+        ScanSummary,
+        StructureSummary,
+        Summary,
+        read_long,
+        summarise,
+        write_long,
+        write_scores,
+    )
     from synthseg.evaluation.yardstick import Case, CaseFailure, CaseResult, run_case, run_cases
 
 __all__ = [
@@ -55,6 +72,7 @@ __all__ = [
     "FilePair",
     "LabelMapping",
     "Loss",
+    "MetricValue",
     "PairScores",
     "Pairing",
     "ParcelGroup",
@@ -73,12 +91,16 @@ __all__ = [
     "confusion",
     "evaluate_folders",
     "evaluate_pair",
+    "evaluate_pairs",
+    "gather_pairs",
     "group_dice",
     "group_names",
     "loss_against_plain",
     "median_percent",
+    "pair_datasets",
     "pair_files",
     "predictions_of",
+    "read_long",
     "read_mapping",
     "read_parcel_groups",
     "rows_of",
@@ -92,6 +114,7 @@ __all__ = [
     "summarise_conditions",
     "volume_changes",
     "volume_ratios",
+    "write_long",
     "write_scores",
 ]
 
@@ -99,6 +122,7 @@ __getattr__ = lazy_names(
     __name__,
     {
         "agreement": ("group_dice", "group_names"),
+        "bids": ("pair_datasets",),
         "comparison": ("Comparison", "compare", "compare_groups"),
         "conditions": (
             "ConditionSummary",
@@ -113,7 +137,7 @@ __getattr__ = lazy_names(
             "volume_changes",
             "volume_ratios",
         ),
-        "folders": ("Evaluation", "Failure", "evaluate_folders"),
+        "folders": ("Evaluation", "Failure", "evaluate_folders", "evaluate_pairs"),
         "mapping": ("LabelMapping", "read_mapping"),
         "pairing": ("FilePair", "Pairing", "pair_files"),
         "parcels": ("ParcelGroup", "ParcelScore", "read_parcel_groups", "score_parcels"),
@@ -126,8 +150,17 @@ __getattr__ = lazy_names(
             "predictions_of",
             "score_predictions",
         ),
-        "scoring": ("EvaluationConfig", "PairScores", "ScoreRow", "evaluate_pair", "score_volumes"),
-        "tables": ("ScanSummary", "StructureSummary", "Summary", "summarise", "write_scores"),
+        "scoring": ("EvaluationConfig", "MetricValue", "PairScores", "ScoreRow", "evaluate_pair", "score_volumes"),
+        "sources": ("gather_pairs",),
+        "tables": (
+            "ScanSummary",
+            "StructureSummary",
+            "Summary",
+            "read_long",
+            "summarise",
+            "write_long",
+            "write_scores",
+        ),
         "yardstick": ("Case", "CaseFailure", "CaseResult", "run_case", "run_cases"),
     },
 )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from synthseg.errors import SynthsegError
-from synthseg.evaluation.pairing import FilePair, pair_files
+from synthseg.evaluation.measurements import Measurement
+from synthseg.evaluation.pairing import FilePair, Pairing
+from synthseg.evaluation.processes import work_through
 from synthseg.evaluation.scoring import EvaluationConfig, PairScores, ScoreRow, evaluate_pair
+from synthseg.evaluation.sources import gather_pairs
 from synthseg.labels import load_protocol
 
 
@@ -26,6 +30,7 @@ class Evaluation:
 
     scores: tuple[PairScores, ...]
     failures: tuple[Failure, ...]
+    long: tuple[Measurement, ...] = ()  # the metrics asked for, one a line, with the pairs' scans and methods
 
     @property
     def rows(self) -> tuple[ScoreRow, ...]:
@@ -39,33 +44,78 @@ def evaluate_folders(
     config: EvaluationConfig | None = None,
     *,
     truth_pattern: str = "*",
+    jobs: int = 1,
     on_done: Callable[[PairScores | Failure], None] | None = None,
 ) -> Evaluation:
-    """Pair two folders (or files) by name and score every pair; one broken pair does not stop the others.
+    """Pair two folders, files, lists or BIDS datasets and score every pair.
 
     Args:
-        predicted, truth, truth_pattern: see ``synthseg.evaluation.pairing.pair_files``.
-        on_done: called after each pair and for each unpaired file, e.g. to print progress.
+        predicted, truth, truth_pattern: see ``synthseg.evaluation.sources.gather_pairs``.
+        jobs, on_done: see :func:`evaluate_pairs`.
     Raises: UsageError when a path does not exist or holds no volume; LabelError for an unknown protocol. Everything
         else is a failure in the result.
     """
     config = config or EvaluationConfig()
+    load_protocol(config.protocol)  # a wrong name is told before any folder is looked at
+    pairing = gather_pairs(predicted, truth, truth_pattern=truth_pattern)
+    return evaluate_pairs(pairing, config, jobs=jobs, on_done=on_done)
+
+
+def evaluate_pairs(
+    pairing: Pairing,
+    config: EvaluationConfig | None = None,
+    *,
+    jobs: int = 1,
+    on_done: Callable[[PairScores | Failure], None] | None = None,
+) -> Evaluation:
+    """Score every pair; one broken pair does not stop the others. The result does not depend on ``jobs``.
+
+    Args:
+        jobs: processes; a script that uses several needs ``if __name__ == "__main__":`` around its own work.
+        on_done: called for each file without a partner and then after each pair, in order, e.g. to print progress.
+    Raises: LabelError for an unknown protocol. Everything else is a failure in the result.
+    """
+    config = config or EvaluationConfig()
     load_protocol(config.protocol)  # a wrong name is one error here, not one for each pair
-    pairing = pair_files(Path(predicted), Path(truth), truth_pattern=truth_pattern)
     tell = on_done or (lambda _: None)
     failures = [Failure(name, reason) for name, reason in pairing.problems]
     for failure in failures:
         tell(failure)
     scores: list[PairScores] = []
-    for pair in pairing.pairs:
-        outcome = _attempt(pair, config)
-        (scores if isinstance(outcome, PairScores) else failures).append(outcome)  # type: ignore[arg-type]
+    long: list[Measurement] = []
+    outcomes = work_through(partial(_attempt, config=config), pairing.pairs, jobs, lost=_lost)
+    for pair, outcome in zip(pairing.pairs, outcomes, strict=True):
+        if isinstance(outcome, PairScores):
+            scores.append(outcome)
+            long += measurements(pair, outcome)
+        else:
+            failures.append(outcome)
         tell(outcome)
-    return Evaluation(tuple(scores), tuple(failures))
+    return Evaluation(tuple(scores), tuple(failures), tuple(long))
+
+
+def measurements(pair: FilePair, scores: PairScores) -> list[Measurement]:
+    """The lines of a long table that a pair's scores make."""
+    return [
+        Measurement(
+            scan=pair.scan or pair.name,
+            method=pair.method,
+            label=str(value.label),
+            structure=value.structure,
+            metric=value.metric,
+            value=value.value,
+            unit=value.unit,
+        )
+        for value in scores.values
+    ]
 
 
 def _attempt(pair: FilePair, config: EvaluationConfig) -> PairScores | Failure:
     try:
-        return evaluate_pair(pair.predicted, pair.truth, config, scan=pair.name)
+        return replace(evaluate_pair(pair.predicted, pair.truth, config, scan=pair.name), method=pair.method)
     except (SynthsegError, OSError, MemoryError) as error:
         return Failure(pair.name, str(error) or type(error).__name__)
+
+
+def _lost(pair: FilePair) -> Failure:
+    return Failure(pair.name, "the process that scored it ended before it was done (too little memory? try --jobs 1)")

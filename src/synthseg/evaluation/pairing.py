@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,9 +36,11 @@ KIND_WORDS = frozenset(
 class FilePair:
     """A prediction and its truth."""
 
-    name: str  # the prediction's stem: the scan's name in tables
+    name: str  # the prediction's stem: the scan's name in the wide table and in messages
     predicted: Path
     truth: Path
+    scan: str = ""  # the scan's name in the long table, the same for every method scored on this truth
+    method: str = ""  # whose prediction it is
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Pairing:
     problems: tuple[tuple[str, str], ...] = ()
 
 
-def pair_files(predicted: Path, truth: Path, *, truth_pattern: str = "*") -> Pairing:
+def pair_files(predicted: Path, truth: Path, *, truth_pattern: str = "*", predicted_pattern: str = "*") -> Pairing:
     """Pair the label maps of two folders, or two files, by the rule above.
 
     Two files are a pair whatever their names. One truth file serves every prediction of a folder. One prediction file
@@ -56,13 +59,15 @@ def pair_files(predicted: Path, truth: Path, *, truth_pattern: str = "*") -> Pai
 
     Args:
         predicted, truth: a file or a folder (not searched recursively).
-        truth_pattern: only truth files whose name fits this shell pattern, e.g. ``*_aseg.nii.gz``.
+        truth_pattern, predicted_pattern: only files whose name fits this shell pattern, e.g. ``*_aseg.nii.gz``; a
+            file that is named itself is taken whatever its name.
     Raises: UsageError when a path does not exist or a folder holds no volume.
     """
-    ours = _volumes(predicted, "*")
-    theirs = _volumes(truth, "*" if truth.is_file() else truth_pattern)
+    ours = _volumes(predicted, predicted_pattern)
+    theirs = _volumes(truth, truth_pattern)
     if truth.is_file():
-        return Pairing(tuple(FilePair(_stem(path), path, truth) for path in ours))
+        alone = len(ours) == 1
+        return Pairing(tuple(FilePair(_stem(p), p, truth, core_of(_stem(truth)) if alone else _stem(p)) for p in ours))
     return _match(ours, theirs, report_unused=predicted.is_dir())
 
 
@@ -88,15 +93,37 @@ def _match(ours: Sequence[Path], theirs: Sequence[Path], *, report_unused: bool)
             problems.append((path.name, f"more than one truth fits: {names}; narrow them down with a truth pattern"))
         else:
             problems.append((path.name, f"no truth fits the name among {len(theirs)} files in {theirs[0].parent}"))
+    problems += settle(chosen, theirs, passed_over=named if report_unused else set(theirs))
+    scans = distinct_names({path: core_of(_stem(path)) for path in theirs})
+    pairs = tuple(FilePair(_stem(path), path, target, scans[target]) for path, target in chosen.items())
+    return Pairing(pairs, tuple(problems))
+
+
+def settle(chosen: dict[Path, Path], theirs: Sequence[Path], *, passed_over: Set[Path]) -> list[tuple[str, str]]:
+    """Take truths that several predictions want out of ``chosen``, and tell of them and of those that nobody wants.
+
+    Args:
+        chosen: prediction -> truth; changed.
+        passed_over: truths of which nothing is said if nobody wants them.
+    Returns: problems, (file name, sentence) each, in the order of ``theirs``.
+    """
+    problems = []
     for target in theirs:
         wanting = [path for path, wanted in chosen.items() if wanted == target]
         if len(wanting) > 1:
-            problems.append((target.name, f"wanted by several predictions: {', '.join(p.name for p in wanting)}"))
+            names = ", ".join(path.name for path in wanting)
+            problems.append((target.name, f"wanted by several predictions: {names}"))
             for path in wanting:
                 del chosen[path]
-        elif not wanting and report_unused and target not in named:
+        elif not wanting and target not in passed_over:
             problems.append((target.name, "no prediction for this truth"))
-    return Pairing(tuple(FilePair(_stem(path), path, target) for path, target in chosen.items()), tuple(problems))
+    return problems
+
+
+def distinct_names(names: Mapping[Path, str]) -> dict[Path, str]:
+    """Each file's name if no other file has it as well, otherwise its stem."""
+    counts = Counter(names.values())
+    return {path: name if counts[name] == 1 else _stem(path) for path, name in names.items()}
 
 
 def _candidates(stem: str, theirs: Sequence[Path]) -> list[Path]:

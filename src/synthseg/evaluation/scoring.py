@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,13 +11,17 @@ import numpy as np
 from synthseg.errors import ConfigError, LabelError
 from synthseg.evaluation.mapping import LabelMapping
 from synthseg.labels import LabelProtocol, load_protocol
-from synthseg.metrics import overlap, sd95
+from synthseg.metrics import METRICS, SURFACE_METRICS, measure
+from synthseg.metrics.measures import check_metrics
+from synthseg.metrics.surface import check_tolerance
 from synthseg.volumes.read import read_volume
 from synthseg.volumes.resample import reslice
 from synthseg.volumes.volume import Volume, strip_extension
 from synthseg.volumes.window import bounding_box
 
 _SAME_GRID_MM = 1e-2  # corners closer than this: headers written by different tools, one grid
+_PERPENDICULAR = 1e-4  # cosine: what single precision makes of turned perpendicular axes is below
+_ALWAYS = ("dice", "volume_predicted", "volume_truth")  # the wide table's, which take no time
 _SHOWN = 8  # values listed in a note
 
 
@@ -27,7 +32,9 @@ class EvaluationConfig:
     protocol: str = "synthseg-2.0"  # names the structures and says which values are scored
     values: tuple[int, ...] | None = None  # score exactly these; None: the protocol's foreground present in the truth
     ignore_value: int | None = 255  # voxels where the truth has this value are left out of both maps
-    surface: bool = True  # compute SD95, most of the time spent
+    surface: bool = True  # look at surfaces, most of the time spent
+    metrics: tuple[str, ...] | None = None  # of synthseg.metrics.METRICS; None: all that ``surface`` allows
+    tolerance_mm: float = 1.0  # of surface_dice
     mapping: LabelMapping | None = None  # converts the truth first
 
     def __post_init__(self) -> None:
@@ -36,6 +43,19 @@ class EvaluationConfig:
         if self.values is not None and self.ignore_value in self.values:
             fix = "score other values, or ignore another one (or none)"
             raise ConfigError("evaluation values", found=f"{self.ignore_value}, which is to be ignored", fix=fix)
+        check_tolerance(self.tolerance_mm)
+        if self.metrics is not None:
+            check_metrics(self.metrics)
+            unseen = [name for name in self.metrics if name in SURFACE_METRICS and not self.surface]
+            if unseen:
+                fix = "leave them out, or look at the surfaces"
+                raise ConfigError("metrics", found=f"{', '.join(unseen)} without surfaces", fix=fix)
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The metrics asked for, in the order of ``METRICS``."""
+        wanted = METRICS if self.metrics is None else self.metrics
+        return tuple(name for name in METRICS if name in wanted and (self.surface or name not in SURFACE_METRICS))
 
 
 @dataclass(frozen=True)
@@ -52,12 +72,25 @@ class ScoreRow:
 
 
 @dataclass(frozen=True)
+class MetricValue:
+    """One metric of one structure."""
+
+    label: int
+    structure: str
+    metric: str
+    value: float
+    unit: str  # "" for a ratio; surface_dice names its tolerance here
+
+
+@dataclass(frozen=True)
 class PairScores:
     """The scores of one pair and what was noticed on the way, in sentences."""
 
     scan: str
     rows: tuple[ScoreRow, ...]
     notes: tuple[str, ...]
+    values: tuple[MetricValue, ...] = ()  # the metrics asked for, structure by structure
+    method: str = ""  # whose prediction it is, where that is known
 
 
 def evaluate_pair(
@@ -95,37 +128,54 @@ def score_volumes(predicted: Volume, truth: Volume, config: EvaluationConfig | N
         truth = replace(truth, data=converted)
     notes += _ignored(truth.data, config.ignore_value)
     on_grid, moved = onto_grid(predicted, truth)
-    values, chosen = _choose_values(on_grid, truth.data, protocol, config, truth.subject)
-    rows = _score(on_grid, truth, values, protocol, config)
-    return PairScores(scan, tuple(replace(row, scan=scan) for row in rows), (*notes, *moved, *chosen))
-
-
-def _score(
-    predicted: np.ndarray, truth: Volume, values: list[int], protocol: LabelProtocol, config: EvaluationConfig
-) -> list[ScoreRow]:
-    ours, theirs = predicted, truth.data
-    if 0 not in values:  # a brain fills a tenth of a typical field of view
-        box = bounding_box((ours != 0) | (theirs != 0))
-        ours, theirs = box.crop(ours), box.crop(theirs)
-    counts = overlap(ours, theirs, values, ignore_value=config.ignore_value)
-    distances = np.full(len(values), np.nan)
-    if config.surface:
-        distances = sd95(ours, theirs, values, truth.spacing_mm, ignore_value=config.ignore_value)
-    voxel_mm3 = abs(float(np.linalg.det(truth.affine[:3, :3])))
+    ours, theirs = _cropped(on_grid, truth.data, config)
+    values, chosen = _choose_values(ours, theirs, protocol, config, truth.subject)
+    table = measure(
+        ours,
+        theirs,
+        values,
+        _spacing(truth),
+        metrics={*_ALWAYS, *config.measured},
+        tolerance_mm=config.tolerance_mm,
+        ignore_value=config.ignore_value,
+    )
     names = dict(zip(protocol.values.tolist(), protocol.names, strict=True))
-    scores = zip(values, counts.dice(), distances, counts.predicted, counts.truth, strict=True)
-    return [
-        ScoreRow(
-            scan="",
-            label=value,
-            structure=names.get(value, f"label {value}"),
-            dice=float(overlap_score),
-            sd95_mm=float(distance),
-            volume_predicted_mm3=float(n_predicted) * voxel_mm3,
-            volume_truth_mm3=float(n_truth) * voxel_mm3,
-        )
-        for value, overlap_score, distance, n_predicted, n_truth in scores
-    ]
+    structures = [(value, names.get(value, f"label {value}")) for value in values]
+    rows = tuple(_row(scan, *structure, table, i) for i, structure in enumerate(structures))
+    units = METRICS | {"surface_dice": f"within {config.tolerance_mm:g} mm"}
+    long = tuple(
+        MetricValue(*structure, metric, float(table[metric][i]), units[metric])
+        for i, structure in enumerate(structures)
+        for metric in config.measured
+    )
+    return PairScores(scan, rows, (*notes, *moved, *chosen), long)
+
+
+def _cropped(ours: np.ndarray, theirs: np.ndarray, config: EvaluationConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Both cut to what is not background: a brain fills a tenth of a typical field of view."""
+    if config.values is not None and 0 in config.values:
+        return ours, theirs
+    box = bounding_box((ours != 0) | (theirs != 0))
+    return box.crop(ours), box.crop(theirs)
+
+
+def _row(scan: str, label: int, structure: str, table: dict[str, np.ndarray], i: int) -> ScoreRow:
+    return ScoreRow(
+        scan=scan,
+        label=label,
+        structure=structure,
+        dice=float(table["dice"][i]),
+        sd95_mm=float(table["sd95"][i]) if "sd95" in table else math.nan,
+        volume_predicted_mm3=float(table["volume_predicted"][i]),
+        volume_truth_mm3=float(table["volume_truth"][i]),
+    )
+
+
+def _spacing(volume: Volume) -> np.ndarray:
+    """Voxel sizes where the axes are perpendicular, however they are turned; the steps along them where not."""
+    steps, sizes = volume.affine[:3, :3], volume.spacing_mm
+    angles = steps.T @ steps / np.outer(sizes, sizes) - np.eye(3)
+    return np.asarray(sizes if np.abs(angles).max() < _PERPENDICULAR else steps)
 
 
 def _ignored(truth: np.ndarray, value: int | None) -> list[str]:

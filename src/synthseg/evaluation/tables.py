@@ -5,13 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from synthseg.errors import UsageError
 from synthseg.evaluation.scoring import ScoreRow
 from synthseg.files import atomic_file
+
+if TYPE_CHECKING:
+    from synthseg.evaluation.measurements import Measurement
 
 COLUMNS = tuple(field.name for field in fields(ScoreRow))
 _DELIMITERS = {".tsv": "\t", ".csv": ","}
@@ -64,6 +68,14 @@ def summarise(rows: Sequence[ScoreRow]) -> Summary:
     return Summary(tuple(structures), tuple(scans), _mean([scan.dice for scan in scans]))
 
 
+def means_by_structure(rows: Sequence[Measurement]) -> dict[tuple[str, str], float]:
+    """(label, metric) -> mean over scans of the finite values; NaN where there is none."""
+    values: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        values.setdefault((row.label, row.metric), []).append(row.value)
+    return {key: _mean([value for value in found if math.isfinite(value)]) for key, found in values.items()}
+
+
 def check_table_path(path: str | Path) -> Path:
     """The path of a table to write. Raises UsageError unless it ends in .tsv or .csv."""
     path = Path(path)
@@ -80,11 +92,37 @@ def write_scores(rows: Sequence[ScoreRow], path: str | Path) -> Path:
 
     Raises: UsageError unless the name ends in .tsv or .csv; OutputError when it cannot be written.
     """
+    return _write(path, COLUMNS, (astuple(row) for row in rows))
+
+
+def write_long(rows: Sequence[Measurement], path: str | Path) -> Path:
+    """Write one line per scan, structure and metric; whole or not at all.
+
+    Columns are ``scan, method, label, structure, metric, value, unit`` and after them what the rows' ``columns`` hold,
+    empty where a row does not have it. Numbers as in :func:`write_scores`. :func:`read_long` reads them back.
+
+    Raises: UsageError unless the name ends in .tsv or .csv; OutputError when it cannot be written.
+    """
+    from synthseg.evaluation.measurements import LONG_COLUMNS  # not above: it uses this module
+
+    more = list(dict.fromkeys(name for row in rows for name in row.columns))
+    lines = ([*(getattr(row, name) for name in LONG_COLUMNS), *(row.columns.get(m, "") for m in more)] for row in rows)
+    return _write(path, (*LONG_COLUMNS, *more), lines)
+
+
+def read_long(path: str | Path) -> list[Measurement]:
+    """Read what :func:`write_long` wrote. Raises: UsageError as ``synthseg.evaluation.measurements`` does."""
+    from synthseg.evaluation.measurements import read_measurements  # not above: it uses this module
+
+    return read_measurements(path)
+
+
+def _write(path: str | Path, columns: Sequence[str], lines: Iterable[Sequence[object]]) -> Path:
     path = check_table_path(path)
     text = io.StringIO()
     writer = csv.writer(text, delimiter=_DELIMITERS[path.suffix.lower()], lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([f"{cell:.8g}" if isinstance(cell, float) else cell for cell in astuple(row)] for row in rows)
+    writer.writerow(columns)
+    writer.writerows([f"{cell:.8g}" if isinstance(cell, float) else cell for cell in line] for line in lines)
     with atomic_file(path) as file:
         file.write(text.getvalue().encode())
     return path

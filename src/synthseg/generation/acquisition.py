@@ -22,7 +22,10 @@ class AcquisitionDraw(NamedTuple):
 
 
 def draw_acquisition(prior: AcquisitionPrior, grid: GridPrior, batch: int, *, rng: torch.Generator) -> AcquisitionDraw:
-    """One thick axis, three coarse axes, or none, by the prior's shares (Eqs. 20-22; reference 2.3 step 7)."""
+    """One thick axis, three coarse axes, or none, by the prior's shares (Eqs. 20-22; reference 2.3 step 7).
+
+    Where the prior lists voxel sizes, one of its rows instead (reference 2.5).
+    """
     native = grid.spacing_mm
     axis = torch.randint(3, (batch, 1), generator=rng, device=rng.device)
     thick = torch.zeros(batch, 3, dtype=torch.bool, device=rng.device).scatter_(1, axis, True)
@@ -31,11 +34,17 @@ def draw_acquisition(prior: AcquisitionPrior, grid: GridPrior, batch: int, *, rn
     u = torch.rand(batch, 1, generator=rng, device=rng.device)
     spacing = torch.where(u < prior.isotropic_probability, isotropic, anisotropic)
     spacing = torch.where(u >= 1 - prior.native_probability, native, spacing)
-    return AcquisitionDraw(
+    drawn = AcquisitionDraw(
         spacing_mm=spacing,
         thickness_mm=uniform((batch, 3), torch.full_like(spacing, native), spacing, rng=rng),
         jitter=uniform((batch, 3), 1 / (1 + prior.jitter), 1 + prior.jitter, rng=rng),
     )
+    if not prior.spacings_mm:
+        return drawn
+    row = torch.randint(len(prior.spacings_mm), (batch,), generator=rng, device=rng.device)
+    given = (prior.spacings_mm, prior.thicknesses_mm or prior.spacings_mm)
+    spacing, thickness = (torch.tensor(rows, device=rng.device)[row].clamp(min=native) for rows in given)
+    return drawn._replace(spacing_mm=spacing, thickness_mm=thickness)
 
 
 def blur_sigma_vox(draw: AcquisitionDraw, prior: AcquisitionPrior, grid: GridPrior) -> Tensor:

@@ -181,8 +181,18 @@ class AcquisitionPrior:
     native_sigma_vox: float = 0.0  # blur of axes that are not thick; 0.5 in the code
     jitter: float = 0.03  # alpha ~ U(1 / (1 + jitter), 1 + jitter)
     downsampling: Literal["linear", "nearest"] = "linear"  # "nearest" in the code
+    # Voxel sizes of real acquisitions, in place of drawn ones (SynthSeg-R, section 5.2): each draw takes one row. Axes
+    # are the map's: right, front, up. Sizes finer than the grid's become the grid's.
+    spacings_mm: tuple[tuple[float, float, float], ...] = ()
+    thicknesses_mm: tuple[tuple[float, float, float], ...] = ()  # of their slices, row by row; none: as the spacings
 
     def __post_init__(self) -> None:
+        for key in ("spacings_mm", "thicknesses_mm"):
+            given = getattr(self, key)
+            usable = all(0 < size < math.inf for row in given for size in row)
+            _require(usable, f"acquisition.{key}", given, "give rows of three positive sizes in mm")
+        agree = len(self.thicknesses_mm) in (0, len(self.spacings_mm))
+        _require(agree, "acquisition.thicknesses_mm", self.thicknesses_mm, "give a row for each row of spacings_mm")
         for key in ("max_spacing_mm", "max_isotropic_mm"):
             _positive(f"acquisition.{key}", getattr(self, key), "give a positive spacing in mm")
         for key in ("isotropic_probability", "native_probability"):

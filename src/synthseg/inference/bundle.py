@@ -14,7 +14,7 @@ from synthseg.inference.modes import ADD_ONS, LOCATOR, add_on_weights, find_mode
 from synthseg.inference.structures import CORTEX_VALUES, Structure
 from synthseg.labels import load_protocol
 from synthseg.networks.unet import UNet
-from synthseg.weights.card import require_role
+from synthseg.weights.card import BRAIN, require_role
 from synthseg.weights.original import FAMILIES
 from synthseg.weights.store import roles_offered
 
@@ -43,7 +43,8 @@ def gather(
             False without.
         protocol: the label protocol the caller counts on (a name or a .tsv); None takes that of the weights.
         locator: what finds the brain first, of role "tissues": False for none, True for the weights that ``modes.toml``
-            names (none for a network from memory that states a field of view: it finds the brain itself).
+            names (none for a network from memory that states a field of view: it finds the brain itself; none for
+            another organ than the brain).
     Returns: role -> model, in the order in which they run; "locator" only if the network of the structures is shown
         windows (``focus.py``) and S1 is not there to find the brain.
     Raises: WeightsError for weights that are missing, damaged, of a role the mode has no use for or that do not fit the
@@ -64,7 +65,7 @@ def gather(
     if locator is True:
         # The caller's own network that can look for itself may be for anything; the shipped locator knows human brains.
         looks_itself = main.field_of_view_mm is not None and not main.sha256
-        locator = not looks_itself and locator_weights()
+        locator = not looks_itself and main.organ == BRAIN and locator_weights()
     usable = main.field_of_view_mm is not None or crops_by_margin(main)
     if locator is False or not usable or locator_of(models) is not None:
         return models

@@ -80,7 +80,9 @@ def focused(prepared: Prepared, models: Mapping[str, Model], config: InferenceCo
         background = look(main, prepared.image, _background)
         box = _box(background.cpu().numpy() < 1 - FOREGROUND, prepared.padded, prepared, LEAST_BRAIN_ML)
     if box is None:
-        note = "no brain was seen at a first look: the whole field of view was segmented at once"
+        if locator is None and main.field_of_view_mm is None:
+            return Focused(prepared)  # nobody looked
+        note = f"no {main.organ} was seen at a first look: the whole field of view was segmented at once"
         return Focused(replace(prepared, notes=(*prepared.notes, note)), groups)
     window = _window(*box, prepared, main.field_of_view_mm, multiple_of(models))
     if window == prepared.window:
@@ -132,7 +134,7 @@ def widened(
     low, high = np.array(whole.start), np.add(whole.start, whole.shape)
     start = np.clip(start - step * wider[:, 0], low, high - sides)
     where = ", ".join(name for names, ends in zip(SIDES, wider, strict=True) for name in np.array(names)[ends])
-    note = f"the brain reached beyond the window it was first seen through: widened at the {where}"
+    note = f"the {main_of(models).organ} reached beyond the window it was first seen through: widened at the {where}"
     grown = prepared.through(
         _as_window(start, sides, whole.full_shape), config, rescaled=main_of(models).field_of_view_mm is not None
     )

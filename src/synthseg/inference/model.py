@@ -16,8 +16,10 @@ from synthseg.engine.ranges import Range, ranges_of_card
 from synthseg.engine.runner import Runner
 from synthseg.engine.torch_backend import PlainBackend
 from synthseg.errors import WeightsError
+from synthseg.inference.config import InferenceConfig
 from synthseg.inference.structures import Channels, channels_of
 from synthseg.labels import LabelProtocol
+from synthseg.weights.card import BRAIN, organ_of
 
 # What each role's network is given (reference 4.2), as messages say it.
 INPUTS = {
@@ -43,7 +45,9 @@ class Model:
     the brain first; None for a network that takes any. ``role`` is what the network is for, one of
     :data:`synthseg.weights.ROLES`; with ``soft_inputs`` a quality network reads posteriors instead of one-hot labels.
     ``ranges`` are those of its activations, for int8, and ``ranges_problem`` says why those of its file cannot be read:
-    other precisions do without. ``backend`` is what runs it (:meth:`on`).
+    other precisions do without. ``backend`` is what runs it (:meth:`on`). ``organ`` is what the scans show, ``flip``
+    whether a mirrored scan is one that the network knows, ``ct_window`` its own window for CT in Hounsfield units
+    (:meth:`settings`).
     """
 
     name: str
@@ -57,6 +61,9 @@ class Model:
     role: str = "structures"
     in_channels: int = IMAGE
     soft_inputs: bool = False
+    organ: str = BRAIN
+    flip: bool = True
+    ct_window: tuple[float, float] | None = None
     ranges: Mapping[str, Range] | None = None
     ranges_problem: WeightsError | None = field(default=None, compare=False)
     backend: Backend = field(default_factory=PlainBackend, compare=False)
@@ -65,6 +72,20 @@ class Model:
     def runner(self) -> Runner:
         """The network as the backend runs it."""
         return Runner(self.network, self.backend)
+
+    def settings(self, config: InferenceConfig) -> InferenceConfig:
+        """The settings as they hold for this network.
+
+        No mirror averaging where no mirrored image was ever seen. CT is clipped to the network's own window unless the
+        settings name another than the brain's; without one, scans that show no brain are clipped on request only.
+        """
+        window, ct = config.ct_window, config.ct
+        if window == InferenceConfig().ct_window:
+            if self.ct_window is not None:
+                window = self.ct_window
+            elif self.organ != BRAIN and ct is None:
+                ct = False
+        return replace(config, flip=config.flip and self.flip, ct_window=window, ct=ct)
 
     @property
     def device(self) -> torch.device:
@@ -89,6 +110,8 @@ class Model:
         in_channels: int | None = None,
         soft_inputs: bool = False,
         field_of_view_mm: tuple[float, float, float] | None = None,
+        organ: str = BRAIN,
+        flip: bool = True,
     ) -> Model:
         """Use a network of your own.
 
@@ -110,6 +133,8 @@ class Model:
             role=role,
             in_channels=in_channels,
             soft_inputs=soft_inputs,
+            organ=organ,
+            flip=flip,
         )
         _check_role(model, f"weights {name}")
         return model
@@ -142,6 +167,9 @@ def load_model(weights: str | Path, *, role: str | None = "structures") -> Model
         role=role_of(card),
         in_channels=int(network.config.in_channels),
         soft_inputs=bool(card.get("soft_inputs", False)),
+        organ=organ_of(card),
+        flip=bool(card.get("flip", True)),
+        ct_window=_ct_window(card),
         ranges=ranges,
         ranges_problem=ranges_problem,
     )
@@ -183,6 +211,11 @@ def _ranges(card: dict[str, Any], subject: str | Path) -> tuple[dict[str, Range]
         return ranges_of_card(card, subject), None
     except WeightsError as error:
         return None, error
+
+
+def _ct_window(card: dict[str, Any]) -> tuple[float, float] | None:
+    stated = card.get("ct_window")
+    return None if stated is None else (float(stated[0]), float(stated[1]))
 
 
 def _field_of_view(stated: Any, subject: object) -> tuple[float, float, float] | None:

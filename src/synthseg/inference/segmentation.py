@@ -127,9 +127,8 @@ def check_invariants(segmentation: Segmentation, foreground_mm3: float, *, joint
     for labels in segmentation.label_maps:
         present = np.unique(labels.data)
         if not present.any():
-            raise InvariantError(
-                subject, found="no structure anywhere", fix="look at the scan: is it a brain, upright?"
-            )
+            fix = "look at the scan: is it a brain (or what the weights are for), upright?"
+            raise InvariantError(subject, found="no structure anywhere", fix=fix)
         unknown = sorted(set(present.tolist()) - set(known))
         if unknown:
             raise InvariantError(subject, found=f"labels {unknown} outside the protocol", fix="report this as a bug")

@@ -35,14 +35,15 @@ __all__ = ["Segmenter", "Want", "segment"]
 
 @final
 class Segmenter:
-    """Segments brain scans of any contrast and resolution.
+    """Segments scans of any contrast and resolution: brains, or what the weights are for.
 
     Args:
         weights: instead of the mode's own: name or path of weights, or a :class:`Model` of your own, whose role says
             which network it replaces; or several of them by role. None and "default" are the mode's own.
         mode: "default"; "fast" (no mirror averaging, no topology clean-up); "robust" (for scans of poor quality);
             "robust-fast" (the same networks once each, as published).
-        config: all settings at once, instead of the mode's.
+        config: all settings at once, instead of the mode's. What the weights rule out stays off: weights for a heart
+            say that its mirror image is none (``Model.settings``).
         parcels: divide the cerebral cortex into parcels: True, or weights of role "parcels".
         quality: predict how good the result is: True, or weights of role "quality".
         protocol: the label protocol the caller counts on (a name or a .tsv): weights of another are refused.
@@ -60,6 +61,7 @@ class Segmenter:
     Attributes:
         models: the networks by role, in the order in which they run; ``model`` is the one that gives the structures.
         placement: what carries them out; ``backend`` is its name, ``why`` says why it was chosen.
+        config: the settings in use.
         structures: what the labels of the results can be, background first, parcels last.
 
     Raises: WeightsError, ConfigError for an unknown mode, UsageError for an unknown device or role.
@@ -84,15 +86,17 @@ class Segmenter:
         settings = mode_config(mode) if config is None else config
         if precision is not None:
             settings = replace(settings, precision=check_precision(precision))
-        self.config = settings if ct is None else replace(settings, ct=ct)
+        if ct is not None:
+            settings = replace(settings, ct=ct)
         limit = parse_size(memory) if isinstance(memory, str) else memory
         if threads is not None:
             if threads < 1:
                 raise UsageError("threads", found=str(threads), fix="use a number of at least 1")
             torch.set_num_threads(threads)
-        choice = choose(backend, precision=self.config.precision, device=pick_device(device), threads=threads)
+        choice = choose(backend, precision=settings.precision, device=pick_device(device), threads=threads)
         models = gather(mode, weights, parcels=parcels, quality=quality, protocol=protocol)
         self.placement = place(models, choice, limit=limit)
+        self.config = self.model.settings(settings)
 
     @property
     def models(self) -> Mapping[str, Model]:
@@ -132,7 +136,7 @@ class Segmenter:
     def with_config(self, config: InferenceConfig) -> Segmenter:
         """The same networks, not loaded again, under other settings; their precision stays."""
         other = copy.copy(self)
-        other.config = replace(config, precision=self.config.precision)
+        other.config = self.model.settings(replace(config, precision=self.config.precision))
         return other
 
     def without_quality(self) -> Segmenter:

@@ -35,6 +35,8 @@ BUILTIN = (
     "tissue-groups",
     "quality-groups",
     "feta",
+    "whole-heart",
+    "hvsmr",
 )
 
 

@@ -41,9 +41,14 @@ def overlap(
         ignore_value: voxels where ``truth`` has this value are left out of both maps.
     Raises: ShapeError when the shapes differ; LabelError for non-integer maps and repeated values.
     """
-    rows, columns = joint_indices(predicted, truth, values, ignore_value=ignore_value)
+    first, second = joint_indices(predicted, truth, values, ignore_value=ignore_value)
+    return index_overlap(first, second, values)
+
+
+def index_overlap(first: np.ndarray, second: np.ndarray, values: Sequence[int] | np.ndarray) -> Overlap:
+    """:func:`overlap` of what :func:`joint_indices` returned for the same ``values``."""
     n = len(values)
-    pairs = rows.astype(np.int64, copy=False).ravel() * (n + 1) + columns.ravel()
+    pairs = first.astype(np.int64, copy=False).ravel() * (n + 1) + second.ravel()
     histogram = np.bincount(pairs, minlength=(n + 1) ** 2).reshape(n + 1, n + 1)
     return Overlap(
         values=np.asarray(values, dtype=np.int64),

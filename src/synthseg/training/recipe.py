@@ -81,10 +81,18 @@ class OutputConfig:
     tensorboard: bool = False
     licence: str = "Apache-2.0"
     description: str = ""
+    organ: str = "brain"  # in the maps; for another, inference uses neither the brain's locator nor its CT window
+    ct_window: tuple[float, float] | None = None  # Hounsfield units that inference clips CT to; none: the brain's
 
     def __post_init__(self) -> None:
         _at_least("output", self, 1, "keep", "log_every")
         _at_least("output", self, 0, "checkpoint_minutes")
+        if not self.organ:
+            raise ConfigError("output.organ", found="no name", fix='give one word, e.g. "heart"')
+        if self.ct_window is not None and not self.ct_window[0] < self.ct_window[1]:
+            raise ConfigError(
+                "output.ct_window", found=repr(self.ct_window), fix="give two numbers, the lower one first"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from synthseg.training.export import target_protocol
 from synthseg.training.losses import LossName, loss_function
 from synthseg.training.recipe import Recipe
 from synthseg.training.validation import ValidationSet, load_validation, validate
-from synthseg.weights.card import make_card
+from synthseg.weights.card import BRAIN, make_card
 
 
 class Task(Protocol):
@@ -159,6 +159,13 @@ class SegmentationTask:
             "description": output.description,
             "role": self.role,
         }
+        if output.organ != BRAIN:
+            own["organ"] = output.organ
+        if output.ct_window is not None:
+            own["ct_window"] = list(output.ct_window)
+        # A mirror image that training never showed, of what has no sides to swap, is none to average with.
+        if not self.recipe.generation.anatomy.flip_probability and set(self.output_protocol.sides) == {"neutral"}:
+            own["flip"] = False
         # Instance norm's statistics are those of such images (decision 0004); a quality network reads such a window.
         if self.recipe.network.norm == "instance" or self.role == "quality":
             own["field_of_view_mm"] = [side * grid.spacing_mm for side in grid.shape]

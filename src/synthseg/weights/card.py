@@ -9,6 +9,11 @@ A card holds::
     spacing_mm    voxel size that the network works at, isotropic
     field_of_view_mm    sides of the images it was trained on; inference cuts larger scans to the brain (optional)
     protocol      {"name", "description", "rows"}: the whole label table, so that the file explains itself
+    organ         what the scans show, in one word (absent: "brain"); for another, the brain's locator and CT window are
+                  not used
+    flip          bool: inference may average with the mirrored scan (absent: it may); False for what has no
+                  mirror image (a heart), when training never flipped either
+    ct_window     [low, high] in Hounsfield units that CT is clipped to (absent: the brain's, or not clipped for others)
     soft_inputs   bool, role "quality" only: it reads posteriors summed by group, not one-hot labels (absent: one-hot)
     int8          {"ranges": {convolution: {"low", "high", "scale"}}, "images", "seed", "from"}: what 8-bit arithmetic
                   must know, and the synthetic images it was seen on (optional; ``synthseg.engine.ranges``)
@@ -43,6 +48,7 @@ METADATA_CARD_HASH = "synthseg_card_sha256"
 # structures from an image and groups (S2), cortical parcels (S3), quality of a segmentation (R).
 ROLES = ("structures", "tissues", "denoiser", "guided", "parcels", "quality")
 STATED = ("data", "steps", "scores", "licence")  # facts a card has room for, null when unknown
+BRAIN = "brain"  # the organ of cards that name none
 FOREIGN_SUFFIXES = (".h5", ".hdf5", ".keras", ".pt", ".pth", ".ckpt", ".bin", ".pkl")
 _REMADE = "take the file again from where it came from, or save it again with synthseg.weights.save_weights"
 
@@ -87,6 +93,12 @@ def role_of(card: Mapping[str, Any]) -> str:
     return str(card.get("role", "structures"))
 
 
+def organ_of(card: Mapping[str, Any]) -> str:
+    """What the scans show that the network is for; "brain" where the card does not say."""
+    organ: str = card.get("organ", BRAIN)
+    return organ
+
+
 def check_card(card: Any, subject: str | Path) -> None:
     """Raises WeightsError when a card is of another format or lacks what is needed to use the tensors."""
     if not isinstance(card, dict):
@@ -124,10 +136,24 @@ def _card_problem(card: Mapping[str, Any]) -> str | None:
 def _role_problem(card: Mapping[str, Any]) -> str | None:
     if role_of(card) not in ROLES:
         return f"role = {card['role']!r}, none of {', '.join(ROLES)}"
-    soft = card.get("soft_inputs", False)
-    if not isinstance(soft, bool):
-        return f"soft_inputs = {soft!r}, neither true nor false"
-    return None
+    for key in ("soft_inputs", "flip"):
+        stated = card.get(key, False)
+        if not isinstance(stated, bool):
+            return f"{key} = {stated!r}, neither true nor false"
+    return _organ_problem(card)
+
+
+def _organ_problem(card: Mapping[str, Any]) -> str | None:
+    if not isinstance(organ_of(card), str) or not organ_of(card):
+        return f"organ = {card['organ']!r}, not a name"
+    window = card.get("ct_window")
+    if window is None:
+        return None
+    try:
+        low, high = (float(end) for end in window)
+    except (TypeError, ValueError):
+        low = high = 0.0
+    return None if low < high else f"ct_window = {window!r}, not two numbers, the lower one first"
 
 
 def encode_card(card: Mapping[str, Any], subject: str | Path) -> dict[str, str]:
