@@ -51,6 +51,7 @@ lint: $(STAMPS)/dev  ## style, formatting, types, and which room may import whic
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@MYPYPATH=. $(BIN)/mypy experiments --namespace-packages --explicit-package-bases
 	@$(BIN)/lint-imports --no-cache
 
 format: $(STAMPS)/dev  ## mend style and formatting in place

@@ -1,12 +1,14 @@
 """Run one of the papers' studies: ``python -m experiments NAME --size toy``.
 
 Needs the repository (this folder is not in the installed package). Without a name: the studies there are.
-Exit codes: 0 done, 1 something failed, 2 wrong command line or study, 130 interrupted (--resume goes on).
+Exit codes: 0 done, 1 something failed (a scan, too) or training was stopped (--resume goes on), 2 wrong command line or
+study, 130 interrupted between trainings (--resume goes on).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -19,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     keep_freed_memory()
     from experiments.places import Places
-    from experiments.runner import Sitting, run_study
+    from experiments.runner import RECORD, Sitting, run_study
     from experiments.study import load_study, study_names
 
     try:
@@ -47,7 +49,10 @@ def main(arguments: list[str] | None = None) -> int:
         print("interrupted; the same command with --resume goes on", file=sys.stderr)
         return 130
     print((folder / "summary.md").read_text(encoding="utf-8"))
-    return 0
+    failures = json.loads((folder / RECORD).read_text(encoding="utf-8"))["failures"]
+    for one in failures:
+        print(f"failed: {one['arm']}, {one['case']}: {one['reason']}", file=sys.stderr)
+    return int(bool(failures) and given.size != "toy")  # after two steps a network may well find nothing
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from experiments.methods import Labelled, key_of
+from experiments.methods import Labelled, key_of, segmented
 from torch import Tensor, nn
 
-from synthseg.evaluation.parcels import without_parcels
-from synthseg.inference import Segmenter, Want
+from synthseg.inference import Segmenter
 from synthseg.inference.model import load_model
 from synthseg.inference.modes import mode_config
 from synthseg.volumes import Volume
@@ -113,11 +112,7 @@ class AdaptMethod:
 
     def segment(self, scan: Volume, *, ct: bool | None, fine: bool) -> Labelled:
         """Adapt to the scan and segment it."""
-        segmenter = self.segmenter
-        if ct != segmenter.config.ct:
-            segmenter = segmenter.with_config(replace(segmenter.config, ct=ct))
-        found = segmenter.segment(scan, Want(space="1mm" if fine else "native"))
-        return Labelled(without_parcels(found.labels), found.volumes_mm3)
+        return segmented(self.segmenter, scan, ct=ct, fine=fine)
 
     def facts(self) -> dict[str, Any]:
         """Weights' hashes and steps."""

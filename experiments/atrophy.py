@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from experiments.methods import Method
+from experiments.methods import Method, key_of
 from experiments.places import Places
 from experiments.study import Atrophy, Size
 from experiments.toy import labels_of, plain_config
 from experiments.volumes import keep, read_kept, write_effects, write_table
 
+from synthseg.configs import config_to_dict
+from synthseg.errors import SynthsegError
 from synthseg.generation.bank import LabelBank
 from synthseg.generation.config import DeformationPrior
 from synthseg.generation.deformation import draw_deformation
@@ -122,21 +123,25 @@ def run_atrophy(
     size: Size,
     *,
     say: Callable[[str], None] = lambda _: None,
-) -> Path:
+) -> list[tuple[str, str, str]]:
     """Volumes of every subject, condition and method in ``volumes.tsv``, effect sizes in ``summary.md``.
 
-    Volumes that an earlier sitting measured with the same method are kept.
+    Volumes that an earlier sitting measured with the same method on the same subjects are kept.
+
+    Returns: what failed, and is in no table: method, subject and condition, reason.
     """
     n = {"toy": study.toy_subjects, "small": study.small_subjects, "full": study.subjects}[size]
     bank = LabelBank.load(places.bank)
     subjects = make_subjects(study, n, bank, size)
     changes = study.toy_changes if size == "toy" else study.changes
+    about = key_of("of", {"bank": bank.sha256, "study": config_to_dict(study), "subjects": n})
+    failures: list[tuple[str, str, str]] = []
     rows: list[dict[str, Any]] = [
         {"method": "truth", "condition": "-", "volume_mm3": s.truth_mm3, **_facts(s)} for s in subjects
     ]
     for name, make in methods.items():
         method = make()
-        kept = places.out / "kept" / f"{method.key}.tsv"
+        kept = places.out / "kept" / f"{method.key}-{about}.tsv"
         known = read_kept(kept)
         for contrast in study.toy_contrasts if size == "toy" else study.contrasts:
             for change in changes:
@@ -145,13 +150,19 @@ def run_atrophy(
                     key = (subject.name, condition)
                     if key not in known:
                         scan = scan_of(subject, contrast, change, size)
-                        found = method.segment(scan, ct=False, fine=change != "plain").volumes_mm3
+                        try:
+                            found = method.segment(scan, ct=False, fine=change != "plain").volumes_mm3
+                        except (SynthsegError, OSError, MemoryError) as error:
+                            failures.append((name, " ".join(key), str(error) or type(error).__name__))
+                            continue
                         known[key] = sum(found.get(value, 0.0) for value in HIPPOCAMPI)
                         keep(kept, known)
                     say(f"{name}: {subject.name} {condition}: {known[key]:.0f} mm3, truly {subject.truth_mm3:.0f}")
                     rows.append({"method": name, "condition": condition, "volume_mm3": known[key], **_facts(subject)})
     write_table(rows, places.out / "volumes.tsv")
-    return write_effects(rows, places.out / "summary.md", "Hippocampal atrophy, simulated")
+    missed = [f"Failed, and not counted: {name}, {case}: {reason}" for name, case, reason in failures]
+    write_effects(rows, places.out / "summary.md", "Hippocampal atrophy, simulated", missed)
+    return failures
 
 
 def _facts(subject: Subject) -> dict[str, Any]:

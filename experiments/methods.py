@@ -49,16 +49,20 @@ class NetworkMethod:
 
     def segment(self, scan: Volume, *, ct: bool | None, fine: bool) -> Labelled:
         """The usual pipeline."""
-        segmenter = self.segmenter
-        if ct != segmenter.config.ct:
-            segmenter = segmenter.with_config(replace(segmenter.config, ct=ct))
-        found = segmenter.segment(scan, Want(space="1mm" if fine else "native"))
-        return Labelled(without_parcels(found.labels), found.volumes_mm3)
+        return segmented(self.segmenter, scan, ct=ct, fine=fine)
 
     def facts(self) -> dict[str, Any]:
         """Weights and their hash."""
         model = self.segmenter.model
         return {"method": "network", "weights": model.name, "sha256": model.sha256}
+
+
+def segmented(segmenter: Segmenter, scan: Volume, *, ct: bool | None, fine: bool) -> Labelled:
+    """A scan by the package's pipeline, as :class:`Method` asks for it."""
+    if ct != segmenter.config.ct:
+        segmenter = segmenter.with_config(replace(segmenter.config, ct=ct))
+    found = segmenter.segment(scan, Want(space="1mm" if fine else "native"))
+    return Labelled(without_parcels(found.labels), found.volumes_mm3)
 
 
 def key_of(name: str, settings: dict[str, Any]) -> str:

@@ -27,10 +27,10 @@ from experiments.trainers import task_of
 
 import synthseg
 from synthseg.configs import config_to_dict
-from synthseg.errors import UsageError
+from synthseg.errors import TrainingError, UsageError
 from synthseg.evaluation import CaseFailure, CaseResult
 from synthseg.files import atomic_file
-from synthseg.training import RunOptions, train
+from synthseg.training import Recipe, RunOptions, train
 
 RECORD = "study.json"
 
@@ -51,25 +51,29 @@ def run_study(study: Study, arms: tuple[Arm, ...], given: Places, sitting: Sitti
 
     Interrupted, the same call with ``resume`` goes on: from each arm's checkpoint, and from the last scored scan.
 
-    Raises: UsageError for an output folder in use without ``resume``, and as recipes, training and inference do.
+    Raises: UsageError for an output folder in use without ``resume``; TrainingError for training that was stopped
+        early; and as recipes, training and inference do.
     """
     if (given.out / RECORD).is_file() and not sitting.resume:
         raise UsageError(given.out, found="an earlier run", fix="add --resume to continue it, or give another --out")
     record = _record(study, sitting)
     _write(record, given.out)
     places = find_places(sitting.size, given)
+    # What is missing is said before the first arm has been trained, not after the last.
+    recipes = {arm.name: recipe_of(study, arm, sitting.size, places) for arm in arms if arm.trained}
+    cases = [] if study.atrophy else cases_of(places.scans_folder(), study.evaluation, sitting.size)
     weights: dict[str, Path] = {}
     results: dict[str, list[CaseResult]] = {}
     failures: list[tuple[str, CaseFailure]] = []
     for arm in arms:
         if arm.trained:
-            weights[arm.name] = _train(study, arm, places, sitting, record)
+            weights[arm.name] = _train(arm, recipes[arm.name], places, sitting, record)
     methods = {arm.name: partial(method_of, arm, weights, places, sitting) for arm in arms if arm.evaluate}
     if study.atrophy is not None:
-        run_atrophy(study.atrophy, methods, places, sitting.size, say=_say)
+        missed = run_atrophy(study.atrophy, methods, places, sitting.size, say=_say)
+        record["failures"] = [{"arm": arm, "case": case, "reason": reason} for arm, case, reason in missed]
         _write(record, given.out)
         return given.out
-    cases = cases_of(places.scans_folder(), study.evaluation, sitting.size)
     for name, make in methods.items():
         method = make()
         record["arms"].setdefault(name, {}).update(method.facts())
@@ -96,9 +100,8 @@ def method_of(arm: Arm, weights: Mapping[str, Path], places: Places, sitting: Si
     return NetworkMethod(arm.weights or weights[arm.name], arm.mode, device=device, threads=threads)
 
 
-def _train(study: Study, arm: Arm, places: Places, sitting: Sitting, record: dict[str, Any]) -> Path:
+def _train(arm: Arm, recipe: Recipe, places: Places, sitting: Sitting, record: dict[str, Any]) -> Path:
     """Train an arm to its end, or go on with it; an arm that has reached it only writes its weights again."""
-    recipe = recipe_of(study, arm, sitting.size, places)
     folder = places.out / "arms" / arm.name
     options = RunOptions(
         out=folder,
@@ -119,7 +122,7 @@ def _train(study: Study, arm: Arm, places: Places, sitting: Sitting, record: dic
     _write(record, places.out)
     if not result.finished or result.weights is None:
         fix = "run the same command with --resume; scans are segmented when all arms are trained"
-        raise UsageError(f"arm {arm.name}", found=f"training stopped at step {result.step}", fix=fix)
+        raise TrainingError(f"arm {arm.name}", found=f"training stopped at step {result.step}", fix=fix)
     return result.weights
 
 

@@ -61,6 +61,11 @@ class Arm:
     evaluate: bool = True  # else only trained, for the arms that need it
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.method == "adapt" and None in (self.needs.structures, self.needs.autoencoder):
+            fix = 'give needs = { structures = "ARM", autoencoder = "ARM" }'
+            raise ConfigError(f"arm {self.name}: needs", found="not two arms to adapt with", fix=fix)
+
     @property
     def trained(self) -> bool:
         """Whether a network is trained for this arm."""
@@ -131,6 +136,10 @@ class Study:
         for name in wanted:
             if name not in names:
                 raise ConfigError(self.name, found=f"no arm called {name!r}", fix=f"name one of {', '.join(names)}")
+        for name in wanted[1:]:
+            if not next(arm for arm in self.arms if arm.name == name).trained:
+                found = f"{name!r}, which is not trained here, as one that another arm needs"
+                raise ConfigError(self.name, found=found, fix="name an arm that trains a network")
 
     def chosen(self, names: Sequence[str]) -> tuple[Arm, ...]:
         """The arms of these names and those they need, in the study's order; all without names.

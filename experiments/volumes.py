@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from synthseg.errors import SynthsegError
 from synthseg.evaluation.effects import EffectConfig, effect_size
 from synthseg.files import atomic_file
 
@@ -58,7 +59,11 @@ def write_effects(rows: Sequence[Mapping[str, Any]], path: Path, title: str, pap
         )
         # Two subjects a group, as in the toy size, determine no slope: then head size is not corrected for.
         covariates = icv[:, None] if len(own) > 8 else np.zeros((len(own), 0))
-        effect = effect_size(volumes, covariates, np.array([bool(row["patient"]) for row in own]), EffectConfig())
+        try:
+            effect = effect_size(volumes, covariates, np.array([bool(row["patient"]) for row in own]), EffectConfig())
+        except SynthsegError as problem:  # e.g. no control is left
+            lines.append(f"| {method} | {condition} | {problem.found} | - | - | - |")
+            continue
         true_d = effect.d if method == "truth" else true_d
         error = 100 * float(np.mean((volumes - truth) / truth))
         interval = f"{effect.interval.low:.2f} to {effect.interval.high:.2f}"

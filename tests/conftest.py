@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from mri_synthseg_helpers import forget_originals, runner, use_small_network
 from synthseg.cli import main
+from synthseg.cli.original.parser import Options
 from volume_files import make_head
 
 settings.register_profile("synthseg", deadline=None)  # torch's first call alone breaks the default of 200 ms
@@ -60,3 +62,27 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str,
         return int(exit_.value.code or 0), out, " ".join(err.split())
 
     return run
+
+
+@pytest.fixture
+def no_originals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the tests run, no weights of the original's are found unless a test puts them there."""
+    forget_originals(monkeypatch)
+
+
+@pytest.fixture
+def run_mri(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run `mri_synthseg ARGUMENTS`: exit code, standard output, standard error."""
+    return runner(capsys)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> list[Options]:
+    """Let `mri_synthseg` use a tiny network; what it was asked for is in the list."""
+    return use_small_network(monkeypatch)
+
+
+@pytest.fixture
+def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables are not wrapped."""
+    monkeypatch.setenv("COLUMNS", "250")

@@ -12,15 +12,16 @@ import torch
 from cardiac_helpers import ROOT, heart, save_hearts  # makes experiments importable
 
 # isort: split
-from experiments.cardiac.__main__ import main
+from experiments.cardiac.__main__ import images_of, main
 from experiments.cardiac.phantom import BLOOD, CONTRASTS, MYOCARDIUM, VENOUS, chest_around, draw_scan, heart_tissues
 from experiments.cardiac.prepare import PrepareConfig, around_heart, on_spacing, prepare, read_heart
 
-from synthseg.errors import ConfigError, LabelError
+from synthseg.errors import ConfigError, LabelError, UsageError, VolumeError
 from synthseg.evaluation import read_mapping
 from synthseg.generation import LabelBank
 from synthseg.labels import load_protocol
-from synthseg.training import load_recipe
+from synthseg.training import Recipe, RunOptions, load_recipe, train
+from synthseg.training.options import RunResult
 from synthseg.volumes import Volume, read_volume, write_volume
 from synthseg.weights.card import read_card
 
@@ -137,6 +138,38 @@ def test_sub_labels_follow_the_image_where_there_is_one(tmp_path: Path) -> None:
         assert (bright != target).mean() > 0.99
 
 
+def test_what_the_image_does_not_show_is_no_dark_tissue(tmp_path: Path) -> None:
+    folder = save_hearts(tmp_path / "maps", count=1)
+    labels = heart()
+    noisy = np.where(np.arange(30) < 15, 100.0, 200.0) + np.random.default_rng(0).normal(0, 3, (30, 30, 30))
+    config = PrepareConfig(protocol="hvsmr", spacing_mm=4.0, margin_mm=1000.0, versions=1, background=(2, 2))
+    cut = Volume(noisy[:26].astype(np.float32), labels.affine)  # ends before the map does, beside the heart
+    scan = write_volume(cut, tmp_path / "scan.nii.gz")
+    bank = LabelBank.load(prepare([folder / "heart_0.nii.gz"], tmp_path / "out", config, images={"heart_0": scan}))
+    values = bank.protocol.values[bank.label_map(0).numpy()]
+    dark = np.broadcast_to(np.arange(30) < 15, values.shape)
+    seen = (labels.data == 0) & (np.arange(30) < 25)[:, None, None]
+    assert (values[seen & dark] == 0).mean() > 0.99  # two parts, and none of them spent on what was not seen
+    assert (values[seen & ~dark] != 0).mean() > 0.99
+    elsewhere = labels.affine.copy()
+    elsewhere[:3, 3] += 500
+    scan = write_volume(Volume(cut.data, elsewhere), tmp_path / "other.nii.gz")
+    with pytest.raises(VolumeError, match=r"other\.nii\.gz.* 0 % of what"):
+        prepare([folder / "heart_0.nii.gz"], tmp_path / "out", config, images={"heart_0": scan})
+
+
+def test_scans_are_found_by_name_and_none_at_all_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    maps = [tmp_path / "maps" / f"heart_{n}.nii.gz" for n in range(2)]
+    scans = save_hearts(tmp_path / "scans", count=1)
+    assert images_of(maps, scans) == {"heart_0": scans / "heart_0.nii.gz"}
+    assert "heart_1: no scan" in capsys.readouterr().out
+    (scans / "heart_0.nii.gz").rename(scans / "other.nii.gz")
+    with pytest.raises(UsageError, match="no scan with the name of a map"):
+        images_of(maps, scans)
+
+
 def test_maps_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     labels = heart()
     strange = write_volume(replace(labels, data=labels.data * 3), tmp_path / "strange.nii.gz")
@@ -246,6 +279,29 @@ def test_one_command_leads_from_maps_to_scores(tmp_path: Path, capsys: pytest.Ca
     swapped = ["heart_1" if word == "heart_2" else word for word in arguments]  # its bank holds heart_1
     assert main(swapped) == 2
     assert "another --out" in capsys.readouterr().err
+    assert main([*arguments, "--versions", "3"]) == 2
+    assert "4 at 8 mm" in capsys.readouterr().err
+
+
+def test_training_that_was_interrupted_is_not_scored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import experiments.cardiac.__main__ as command
+
+    recipe = tmp_path / "toy.toml"
+    recipe.write_text(TOY)
+
+    def stopped(given: Recipe, options: RunOptions) -> RunResult:
+        result = train(given, replace(options, max_minutes=0.0))
+        assert not result.finished
+        return result
+
+    monkeypatch.setattr(command, "train", stopped)
+    maps = save_hearts(tmp_path / "maps")
+    arguments = ["--maps", str(maps), "--held-out", "heart_2", "--recipe", str(recipe), "--versions", "1"]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 1
+    assert "run the same command again" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "test").exists()
 
 
 def test_a_wrong_call_ends_with_2_and_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

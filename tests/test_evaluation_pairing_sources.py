@@ -91,6 +91,14 @@ def test_a_table_names_pairs_scans_and_methods(tmp_path: Path) -> None:
     assert {method for method, _, _ in called(gather_pairs(plain, method="m"))} == {"m"}
 
 
+def test_methods_of_a_table_share_their_scans_names_without_a_column_for_them(tmp_path: Path) -> None:
+    table = tmp_path / "pairs.tsv"
+    rows = [f"{m}/{s}_{m}.nii\tt/{s}_gt.nii\t{m}\n" for m in ("ours", "theirs") for s in ("s1", "s2")]
+    table.write_text("predicted\ttruth\tmethod\n" + "".join(rows))
+    scans = {(method, scan) for method, scan, _ in called(gather_pairs(table))}
+    assert scans == {(method, scan) for method in ("ours", "theirs") for scan in ("s1_gt", "s2_gt")}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from synthseg.evaluation import Evaluation, EvaluationConfig, evaluate_pairs, gather_pairs
-from synthseg.evaluation.processes import work_through
+from synthseg.evaluation.processes import _die_silently, work_through
 
 PROGRAM = "from synthseg.cli import main; main()"
 
@@ -88,3 +88,14 @@ def test_ctrl_c_ends_all_processes_without_a_traceback_and_leaves_no_table(tmp_p
     assert process.returncode == 130
     assert errors in ("", "synthseg: interrupted\n")  # whoever of typer and us sees it first
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.nii", "pairs.csv"]
+
+
+def test_workers_of_a_background_job_do_not_hear_what_it_ignores() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        for ignored in (True, False):
+            signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
+            _die_silently()
+            assert signal.getsignal(signal.SIGINT) == (signal.SIG_IGN if ignored else signal.SIG_DFL)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -106,6 +106,7 @@ def test_a_table_of_two_methods_is_summed_up_for_each(command: Command, tmp_path
         (["--tolerance", "-1"], "tolerance: found -1 mm"),
         (["--long", "x.xlsx"], "x.xlsx: found the suffix '.xlsx'"),
         (["--jobs", "0"], "--jobs"),
+        (["--long", "x.tsv", "-o", "./x.tsv"], "--long x.tsv: found a file that --out writes"),
     ],
 )
 def test_wrong_usage_exits_2(command: Command, folders: tuple[Path, Path], options: list[str], message: str) -> None:

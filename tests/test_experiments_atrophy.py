@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ from experiments.methods import Labelled
 from experiments.places import Places
 from experiments.study import Atrophy
 from experiments.toy import toy_bank
+from experiments.volumes import write_effects
 
+from synthseg.errors import VolumeError
 from synthseg.generation.bank import LabelBank
 
 
@@ -74,10 +77,44 @@ def test_a_method_that_measures_truly_finds_the_true_effect_and_is_asked_once(tm
     places = Places(out=tmp_path, bank=bank)
     pages = []
     for _ in range(2):
-        page = run_atrophy(study, {"half": Truthful}, places, "toy").read_text(encoding="utf-8")
+        assert run_atrophy(study, {"half": Truthful}, places, "toy") == []
+        page = (tmp_path / "summary.md").read_text(encoding="utf-8")
         pages.append([line.split("|") for line in page.splitlines() if line.startswith(("| truth", "| half"))])
     assert pages[0] == pages[1]
     assert Truthful.asked == 4  # the second run reads what the first has measured
     truth, half = pages[0]
     assert truth[3] == half[3]  # an effect size does not see a scale
     assert half[6].strip() == "-50.0 %"
+
+
+def test_volumes_of_other_subjects_are_not_taken_for_these_and_a_failure_stops_nothing(tmp_path):
+    bank = toy_bank(tmp_path / "bank.safetensors", 2)
+    places = Places(out=tmp_path, bank=bank)
+
+    class Method:
+        key = "method"
+        asked = 0
+
+        def segment(self, scan, *, ct, fine):  # noqa: ARG002
+            Method.asked += 1
+            if Method.asked == 2:
+                raise VolumeError("scan", found="nothing", fix="none")
+            return Labelled(scan, {17: 100.0 + Method.asked})
+
+    study = Atrophy(toy_subjects=2, contrasts=("t1",), toy_changes=("plain",))
+    failed = run_atrophy(study, {"m": Method}, places, "toy")
+    assert [one[:2] for one in failed] == [("m", "control-001 t1 plain")]
+    page = (tmp_path / "summary.md").read_text(encoding="utf-8")
+    assert "Failed, and not counted: m, control-001" in page
+    assert run_atrophy(study, {"m": Method}, places, "toy") == []
+    assert Method.asked == 5  # the one that failed is tried again
+    run_atrophy(replace(study, mean_loss=0.5), {"m": Method}, places, "toy")
+    assert Method.asked == 9
+
+
+def test_without_controls_there_is_no_effect_size_and_the_page_is_written_all_the_same(tmp_path):
+    facts = [{"truth_mm3": 9.0 + n, "icv_mm3": 100.0 + n, "patient": n % 2} for n in range(24)]
+    rows = [{"method": "truth", "condition": "-", "volume_mm3": one["truth_mm3"], **one} for one in facts]
+    rows += [{"method": "m", "condition": "c", "volume_mm3": 5.0 + n, **one} for n, one in enumerate(facts[1::2])]
+    page = write_effects(rows, tmp_path / "summary.md", "title").read_text(encoding="utf-8")
+    assert next(line for line in page.splitlines() if line.startswith("| m | c |")).endswith("| - | - | - |")

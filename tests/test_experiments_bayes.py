@@ -7,12 +7,18 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # experiments are no part of the installed package
 
 from experiments.bayes.atlas import build_atlas
+from experiments.bayes.method import BayesMethod
 from experiments.bayes.mixture import Mixture, cosine_basis, em_step, fit_bias, start_mixture
+from experiments.toy import toy_bank
+
+from synthseg.errors import VolumeError
+from synthseg.volumes.volume import Volume
 
 
 def _two_tissues(n: int = 4000, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,8 +77,6 @@ def test_the_field_is_the_least_squares_fit_of_what_the_gaussians_leave():
 
 
 def test_the_atlas_is_a_probability_everywhere_and_knows_left_from_right(tmp_path):
-    from experiments.toy import toy_bank
-
     from synthseg.generation.bank import LabelBank
 
     atlas = build_atlas(LabelBank.load(toy_bank(tmp_path / "bank.safetensors", 2)), 6.0, steps=2)
@@ -84,3 +88,11 @@ def test_the_atlas_is_a_probability_everywhere_and_knows_left_from_right(tmp_pat
         one, other = atlas.probabilities[values.index(left)], atlas.probabilities[values.index(right)]
         assert float(one[:half].sum()) > 20 * float(one[half + 1 :].sum())  # axes run to the right
         assert float(other[half + 1 :].sum()) > 20 * float(other[:half].sum())
+
+
+def test_a_scan_with_next_to_nothing_in_it_is_refused_in_words(tmp_path):
+    method = BayesMethod.of_bank(toy_bank(tmp_path / "bank.safetensors", 2), kept=tmp_path, coarse=True)
+    data = np.zeros((30, 30, 30), dtype=np.float32)
+    data[4, 4, 4] = 1  # not one value everywhere, and yet no contrast
+    with pytest.raises(VolumeError, match="one value nearly everywhere"):
+        method.segment(Volume(data, np.diag([6.0, 6, 6, 1])), ct=None, fine=False)

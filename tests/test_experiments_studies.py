@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -20,7 +21,7 @@ from experiments.study import SIZES, load_study, study_names  # noqa: E402
 from experiments.toy import toy_bank, toy_priors, toy_scans  # noqa: E402
 
 from synthseg.configs import config_to_dict  # noqa: E402
-from synthseg.errors import ConfigError, UsageError  # noqa: E402
+from synthseg.errors import ConfigError, UsageError, VolumeError  # noqa: E402
 from synthseg.evaluation.measurements import read_measurements  # noqa: E402
 
 ENDED_BY = {  # arms that a smoke test trains: enough to meet every kind
@@ -119,6 +120,59 @@ def test_estimated_priors_are_found_by_name(tmp_path, toy):
     mixture = recipe_of(study, study.arms[-1], "small", given).generation.mixture
     assert mixture.class_means[2][0] == 105.0  # white matter, as that table has it
     assert (mixture.kind, mixture.classes) == ("normal", "contrast")
+
+
+def test_missing_scans_are_said_to_be_before_anything_is_trained(tmp_path, toy, capsys, monkeypatch):
+    import experiments.runner as runner
+
+    def no_training(*_args):
+        raise AssertionError("trained first")
+
+    monkeypatch.setattr(runner, "train", no_training)
+    command = ["rules", "--bank", str(toy.bank), "--out", str(tmp_path), "--scans", str(tmp_path / "none")]
+    assert main(command) == 2
+    assert "--scans" in capsys.readouterr().err
+
+
+def test_stopped_training_and_failed_scans_end_with_1(tmp_path, toy, capsys, monkeypatch):
+    import experiments.runner as runner
+
+    command = ["rules", "--bank", str(toy.bank), "--scans", str(toy.scans), "--device", "cpu", "--out", str(tmp_path)]
+    weights = save_weights_for_nothing(tmp_path)
+    monkeypatch.setattr(runner, "train", lambda *_: SimpleNamespace(step=7, finished=False, weights=weights))
+    assert main(command) == 1
+    assert "stopped at step 7" in capsys.readouterr().err
+    monkeypatch.setattr(runner, "train", lambda *_: SimpleNamespace(step=9, finished=True, weights=weights))
+
+    class Failing:
+        key = "failing"
+
+        def facts(self):
+            return {}
+
+        def segment(self, *_args, **_named):
+            raise VolumeError("scan", found="nothing", fix="none")
+
+    monkeypatch.setattr(runner, "method_of", lambda *_: Failing())
+    assert main([*command, "--arms", "random", "--resume"]) == 1
+    assert "failed: random, toy0_t1" in capsys.readouterr().err
+
+
+def save_weights_for_nothing(folder: Path) -> Path:
+    path = folder / "nothing.safetensors"
+    path.write_bytes(b"")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("needs", "words"),
+    [("", "needs: found not two arms"), ('needs = { structures = "a", autoencoder = "a" }', "not trained here")],
+)
+def test_adaptation_needs_two_trained_arms(tmp_path, needs, words):
+    arms = f'[[arm]]\nname="a"\nweights="default"\n[[arm]]\nname="b"\nmethod="adapt"\n{needs}\n'
+    (tmp_path / "own.toml").write_text('title="t"\nquestion="q"\nsource="s"\nreference="a"\n' + arms, encoding="utf-8")
+    with pytest.raises(ConfigError, match=words):
+        load_study(tmp_path / "own.toml")
 
 
 def places_with_bank(places: Places, folder: Path) -> Places:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from scipy import ndimage, stats
 
 from generation_helpers import PROTOCOL, seeded, small_bank, still
+from prior_helpers import by_scipy
 from synthseg.errors import ConfigError, ShapeError, VolumeError
 from synthseg.generation import GenerativeModel
 from synthseg.generation.acquisition import apply_acquisition, blur_sigma_vox, draw_acquisition
@@ -39,19 +39,6 @@ def scene(seed: int, shape: tuple[int, int, int] = (14, 15, 16)) -> tuple[np.nda
     image = np.array([5.0, 300, 320, 80, 900])[labels] + rng.normal(0, 40, shape)
     image[rng.random(shape) < 0.1] = 0
     return image, labels
-
-
-def by_scipy(image: np.ndarray, labels: np.ndarray, classes: np.ndarray, *, scale: Any) -> np.ndarray:
-    """[2, K] medians and deviations by the original's rules, with SciPy; (0, 0) for empty classes."""
-    low, high = np.percentile(image, [2, 98])
-    stretched = np.interp(image, [low, high], [0, 255])
-    rows = np.zeros((2, classes.max() + 1))
-    for k in range(classes.max() + 1):
-        pool = stretched[np.isin(labels, np.flatnonzero(classes == k))]
-        pool = pool if k == 0 else pool[pool > 0]
-        if pool.size:
-            rows[:, k] = np.median(pool), stats.median_abs_deviation(pool, scale=scale)
-    return rows
 
 
 @given(seed=st.integers(0, 10**6), images=st.integers(1, 4))

@@ -9,9 +9,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from scipy import ndimage, stats
+from scipy import ndimage
 
 from generation_helpers import PROTOCOL
+from prior_helpers import by_scipy
 from synthseg.errors import LabelError
 from synthseg.generation import load_priors
 from synthseg.generation.prior_files import ClassColumn, acquisition_lines
@@ -27,19 +28,6 @@ value\tname\tside\tpartner\tgeneration_class\tcontrast_class\ttarget\ttopology\t
 14\tfluid\tneutral\t14\t3\t2\t14\t0\t0\t9\t9\t9
 77\tlesion\tneutral\t77\t4\t3\t0\t0\t0\t9\t9\t9
 """
-
-
-def by_scipy(image: np.ndarray, labels: np.ndarray, classes: np.ndarray, *, scale: float) -> np.ndarray:
-    """[2, K] medians and deviations by the original's rules, with SciPy; (0, 0) for empty classes."""
-    low, high = np.percentile(image, [2, 98])
-    stretched = np.interp(image, [low, high], [0, 255])
-    rows = np.zeros((2, classes.max() + 1))
-    for k in range(classes.max() + 1):
-        pool = stretched[np.isin(labels, np.flatnonzero(classes == k))]
-        pool = pool if k == 0 else pool[pool > 0]
-        if pool.size:
-            rows[:, k] = np.median(pool), stats.median_abs_deviation(pool, scale=scale)
-    return rows
 
 
 @pytest.fixture
@@ -175,6 +163,24 @@ def test_files_are_not_replaced_unasked(command: Command, folder: Path) -> None:
     assert run(command, folder)[0] == 0
     assert "an existing file" in run(command, folder)[2]
     assert run(command, folder, "--overwrite")[0] == 0
+
+
+def test_what_cannot_be_written_is_said_before_anything_is_measured(command: Command, folder: Path) -> None:
+    assert run(command, folder)[0] == 0
+    code, _, err = run(command, folder)
+    assert code == 1
+    assert "read sub-" not in err
+    (folder / "taken").write_text("", encoding="utf-8")
+    code, _, err = run(command, folder, out="taken")
+    assert (code, "taken: found a file" in err, "read sub-" in err) == (1, True, False)
+
+
+def test_label_maps_without_a_label_are_refused(command: Command, folder: Path) -> None:
+    for path in (folder / "labels").iterdir():
+        save(path, np.zeros((24, 25, 26), np.int16), np.diag([-1.0, 1.0, 2.0, 1.0]))
+    code, _, err = run(command, folder)
+    assert code == 1
+    assert "nothing but background" in " ".join(err.split())
 
 
 def test_an_image_of_something_else_is_refused(command: Command, folder: Path) -> None:

@@ -153,6 +153,19 @@ def test_parts_by_image_are_its_tissues_the_darkest_first() -> None:
     assert specks[0] < specks[1] / 5
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_parts_that_nothing_belongs_to_come_last(seed: int) -> None:
+    # An even tissue may get a second Gaussian that no voxel is likeliest to be of; a wide one takes both tails.
+    image = np.random.default_rng(seed).normal(500, 50, (14, 14, 14))
+    spec = SubLabelSpec(protocol=PROTOCOL, background=(2, 6), smooth=0)
+    for count in (2, 6):
+        found = sublabels_from_image(np.zeros(image.shape, dtype=int), image, spec, rng=seeded(seed), background=count)
+        parts = np.unique(found.labels) // 1000
+        assert parts.tolist() == list(range(len(parts)))
+        means = [image[found.labels == 1000 * part].mean() for part in parts]
+        assert means == sorted(means)
+
+
 def test_voxels_without_an_image_go_to_the_first_part() -> None:
     labels = np.zeros((12, 12, 12), dtype=int)
     image = np.random.default_rng(0).uniform(10, 90, labels.shape)

@@ -114,7 +114,15 @@ def test_usage_that_cannot_work_is_refused_in_words(command: Command, hearts: Pa
     assert not (hearts / "out").exists()
     assert run(command, hearts)[0] == 0
     assert "an existing file" in run(command, hearts)[2]
-    assert "the label maps themselves" in run(command, hearts, "--overwrite", out="maps")[2]
+    assert "the label maps or images themselves" in run(command, hearts, "--overwrite", out="maps")[2]
+    assert "label values" in run(command, hearts, "--keep", "1,²")[2]
+    alike = hearts / "images" / "heart-1_seg.nii.gz"  # results would take an image's name
+    (hearts / "images" / "heart-1_ct.nii.gz").rename(alike)
+    before = alike.read_bytes()
+    _, _, err = run(command, hearts, "--images", hearts / "images", "--overwrite", out="images")
+    assert "or images themselves" in err
+    assert alike.read_bytes() == before
     unknown = command("sublabels", hearts / "maps" / "heart-1_seg.nii.gz", "-o", hearts / "x")  # not a head's labels
     assert unknown[0] == 1
     assert "heart-1_seg.nii.gz" in unknown[2]
+    assert not (hearts / "x").exists()  # nor is a protocol left behind that would stop the next try

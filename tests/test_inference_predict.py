@@ -267,7 +267,7 @@ def test_the_segmentation_says_what_carried_out_each_network(hungry, monkeypatch
     hungry(torch.OutOfMemoryError("CUDA out of memory"))
     segmenter = Segmenter(unet_model(), device="cpu")
     other = Segmenter(unet_model(), device="cpu", precision="bfloat16").placement
-    monkeypatch.setattr("synthseg.inference.segmenter.fallbacks", lambda _: iter([other]))
+    monkeypatch.setattr("synthseg.inference.placement.fallbacks", lambda _: iter([other]))
     result = segmenter.segment(small_scan())
     assert set(result.ran) == set(segmenter.models)
     assert set(result.ran.values()) == {Ran("torch", "cpu", "bfloat16")}

@@ -90,7 +90,7 @@ def test_turned_axes_measure_as_straight_ones() -> None:
     np.testing.assert_allclose(surface_distances(a, b, turned * spacing), surface_distances(a, b, spacing), rtol=1e-12)
 
 
-@pytest.mark.parametrize(("axis", "spacing"), itertools.product(range(3), [(1.0, 1.0, 1.0), (0.5, 2.0, 5.0)]))
+@pytest.mark.parametrize(("axis", "spacing"), [*itertools.product(range(3), [(1.0, 1.0, 1.0), (0.5, 2.0, 5.0)])])
 def test_shifted_boxes_in_closed_form(axis: int, spacing: tuple[float, ...]) -> None:
     sides, shift = (6, 5, 4), 2
     start = [8, 8, 8]

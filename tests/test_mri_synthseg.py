@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from inference_helpers import band_model, coarse_scan, phantom, phantom_affine, save_scan
-from mri_synthseg_helpers import Run, forget_originals, labels_of, rows_of, runner, use_small_network
+from mri_synthseg_helpers import Run, labels_of, rows_of
 from plus_helpers import SHAPE, hierarchy_models, painted, parcels_model, quality_model, scan_of, structures_model
 from synthseg.cli import mri_synthseg
 from synthseg.cli.original import networks
@@ -22,27 +22,14 @@ from synthseg.errors import OutputError
 from synthseg.inference.original.like import LikeOriginal, settings_of
 from synthseg.volumes import Volume
 
-
-@pytest.fixture(autouse=True)
-def _no_originals(monkeypatch: pytest.MonkeyPatch) -> None:
-    forget_originals(monkeypatch)
+pytestmark = pytest.mark.usefixtures("no_originals")
 
 
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Run:
-    return runner(capsys)
-
-
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> list[Options]:
-    return use_small_network(monkeypatch)
-
-
-def test_a_folder_with_everything_asked_for(tmp_path, command: Run, small):
+def test_a_folder_with_everything_asked_for(tmp_path, run_mri: Run, small):
     source, out = tmp_path / "in", tmp_path / "out"
     save_scan(source / "a.nii.gz", phantom())
     coarse_scan(source / "b.nii")
-    code, said, err = command(
+    code, said, err = run_mri(
         "--i", source, "--o", out, "--post", out, "--resample", out, "--vol", tmp_path / "v", "--threads", 2
     )
     assert code == 0, err
@@ -81,14 +68,14 @@ def test_a_folder_with_everything_asked_for(tmp_path, command: Run, small):
 
 
 @pytest.mark.usefixtures("small")
-def test_a_list_with_a_table_a_scan(tmp_path, command: Run, monkeypatch):
+def test_a_list_with_a_table_a_scan(tmp_path, run_mri: Run, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_scan(Path("a.nii"), phantom())
     save_scan(Path("b.nii"), phantom()[::-1].copy())
     Path("i.txt").write_text("a.nii\nb.nii\n")
     Path("o.txt").write_text("1.nii\n2.mgz\n")
     Path("v.txt").write_text("1.csv\nnew/2.csv\n")
-    code, _, err = command("--i", "i.txt", "--o", "o.txt", "--vol", "v.txt", "--fast")
+    code, _, err = run_mri("--i", "i.txt", "--o", "o.txt", "--vol", "v.txt", "--fast")
     assert code == 0, err
     assert [rows_of(Path(name))[0][0] for name in ("1.csv", "new/2.csv")] == ["", ""]
     assert [row[0] for name in ("1.csv", "new/2.csv") for row in rows_of(Path(name))[1:]] == ["a.nii", "b.nii"]
@@ -97,12 +84,12 @@ def test_a_list_with_a_table_a_scan(tmp_path, command: Run, monkeypatch):
 
 
 @pytest.mark.usefixtures("small")
-def test_scans_that_fail_are_told_and_the_rest_is_done(tmp_path, command: Run):
+def test_scans_that_fail_are_told_and_the_rest_is_done(tmp_path, run_mri: Run):
     source, out = tmp_path / "in", tmp_path / "out"
     save_scan(source / "a.nii", np.zeros((70, 70, 70), np.float32))
     (source / "b.nii").write_bytes(b"no image")
     save_scan(source / "c.nii", phantom())
-    code, said, err = command("--i", source, "--o", out, "--vol", tmp_path / "v.csv")
+    code, said, err = run_mri("--i", source, "--o", out, "--vol", tmp_path / "v.csv")
     assert code == 1
     assert [path.name for path in out.iterdir()] == ["c_synthseg.nii"]
     assert [row[0] for row in rows_of(tmp_path / "v.csv")] == ["subject", "c.nii"]
@@ -115,7 +102,7 @@ def test_scans_that_fail_are_told_and_the_rest_is_done(tmp_path, command: Run):
 
 
 @pytest.mark.usefixtures("small")
-def test_a_surprise_is_one_line_and_debug_shows_where_it_came_from(tmp_path, command: Run, monkeypatch, capsys):
+def test_a_surprise_is_one_line_and_debug_shows_where_it_came_from(tmp_path, run_mri: Run, monkeypatch, capsys):
     save_scan(tmp_path / "a.nii", phantom())
 
     def broken(*_: object, **__: object) -> None:
@@ -123,7 +110,7 @@ def test_a_surprise_is_one_line_and_debug_shows_where_it_came_from(tmp_path, com
 
     monkeypatch.setattr(LikeOriginal, "segment", broken)
     arguments = ("--i", tmp_path / "a.nii", "--o", tmp_path / "s.nii")
-    code, said, err = command(*arguments)
+    code, said, err = run_mri(*arguments)
     assert code == 1
     assert "an unexpected error, RuntimeError: out of luck" in err.splitlines()[0]
     assert "cite" not in said
@@ -133,7 +120,7 @@ def test_a_surprise_is_one_line_and_debug_shows_where_it_came_from(tmp_path, com
 
 
 @pytest.mark.usefixtures("small")
-def test_an_interrupt_keeps_what_is_finished(tmp_path, command: Run, monkeypatch):
+def test_an_interrupt_keeps_what_is_finished(tmp_path, run_mri: Run, monkeypatch):
     for name in ("a.nii", "b.nii", "c.nii"):
         save_scan(tmp_path / "in" / name, phantom())
     segment = LikeOriginal.segment
@@ -144,17 +131,17 @@ def test_an_interrupt_keeps_what_is_finished(tmp_path, command: Run, monkeypatch
         return segment(self, scan, **asked)
 
     monkeypatch.setattr(LikeOriginal, "segment", interrupted)
-    code, _, err = command("--i", tmp_path / "in", "--o", tmp_path / "out", "--vol", tmp_path / "v.csv")
+    code, _, err = run_mri("--i", tmp_path / "in", "--o", tmp_path / "out", "--vol", tmp_path / "v.csv")
     assert code == 130
     assert "interrupted with 2 of 3 scan(s) left" in err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a_synthseg.nii"]
     assert [row[0] for row in rows_of(tmp_path / "v.csv")] == ["subject", "a.nii"]
 
 
-def test_a_place_that_cannot_be_written_to_is_told_before_any_work(tmp_path, command: Run, small):
+def test_a_place_that_cannot_be_written_to_is_told_before_any_work(tmp_path, run_mri: Run, small):
     save_scan(tmp_path / "a.nii", phantom())
     (tmp_path / "file").touch()
-    code, said, err = command("--i", tmp_path / "a.nii", "--o", tmp_path / "file" / "out")
+    code, said, err = run_mri("--i", tmp_path / "a.nii", "--o", tmp_path / "file" / "out")
     assert code == 1
     assert "a folder that cannot be written to" in err
     assert "another place with --o," in err
@@ -163,14 +150,14 @@ def test_a_place_that_cannot_be_written_to_is_told_before_any_work(tmp_path, com
 
 
 @pytest.mark.usefixtures("small")
-def test_a_table_that_cannot_be_written_is_told_and_labels_stay(tmp_path, command: Run, monkeypatch):
+def test_a_table_that_cannot_be_written_is_told_and_labels_stay(tmp_path, run_mri: Run, monkeypatch):
     save_scan(tmp_path / "a.nii", phantom())
 
     def full(*_: object) -> None:
         raise OutputError(tmp_path / "v.csv", found="no way to write it (disk full)", fix="free some space")
 
     monkeypatch.setattr("synthseg.cli.original.tables.OriginalTable.add", full)
-    code, _, err = command("--i", tmp_path / "a.nii", "--o", tmp_path / "s.nii", "--vol", tmp_path / "v.csv")
+    code, _, err = run_mri("--i", tmp_path / "a.nii", "--o", tmp_path / "s.nii", "--vol", tmp_path / "v.csv")
     assert code == 1
     assert "disk full" in err
     assert "v.csv lacks rows" in err
@@ -178,11 +165,11 @@ def test_a_table_that_cannot_be_written_is_told_and_labels_stay(tmp_path, comman
 
 
 @pytest.mark.usefixtures("small")
-def test_file_names_that_are_no_text_do_not_stop_a_run(tmp_path, command: Run):
+def test_file_names_that_are_no_text_do_not_stop_a_run(tmp_path, run_mri: Run):
     source = tmp_path / "in"
     scan = save_scan(source / "a.nii", phantom())
     scan.rename(os.fsdecode(os.fsencode(source) + b"/\xff.nii"))
-    code, said, _ = command("--i", source, "--o", tmp_path / "out", "--vol", tmp_path / "v.csv")
+    code, said, _ = run_mri("--i", source, "--o", tmp_path / "out", "--vol", tmp_path / "v.csv")
     assert code == 0
     assert "segmenting 1/1" in said
     assert b"\xff.nii," in (tmp_path / "v.csv").read_bytes()
@@ -209,13 +196,13 @@ def test_what_the_terminal_cannot_show_is_escaped(tmp_path, monkeypatch):
         (BrokenPipeError(32, "Broken pipe"), "nothing reads its output any more"),
     ],
 )
-def test_trouble_with_files_before_the_first_scan_is_one_line(tmp_path, command: Run, monkeypatch, error, told):
+def test_trouble_with_files_before_the_first_scan_is_one_line(tmp_path, run_mri: Run, monkeypatch, error, told):
     def load(_: Options) -> Loaded:
         raise error
 
     monkeypatch.setattr(networks, "load", load)
     save_scan(tmp_path / "a.nii", phantom())
-    code, _, err = command("--i", tmp_path / "a.nii", "--o", tmp_path / "s.nii")
+    code, _, err = run_mri("--i", tmp_path / "a.nii", "--o", tmp_path / "s.nii")
     assert code == 1
     assert told in err
     assert err.count("\n") == 1

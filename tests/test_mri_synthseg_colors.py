@@ -9,23 +9,9 @@ import numpy as np
 import pytest
 
 from inference_helpers import phantom, phantom_affine, save_scan
-from mri_synthseg_helpers import Run, forget_originals, labels_of, runner, use_small_network
-from synthseg.cli.original.parser import Options
+from mri_synthseg_helpers import Run, labels_of
 
-
-@pytest.fixture(autouse=True)
-def _no_originals(monkeypatch: pytest.MonkeyPatch) -> None:
-    forget_originals(monkeypatch)
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Run:
-    return runner(capsys)
-
-
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> list[Options]:
-    return use_small_network(monkeypatch)
+pytestmark = pytest.mark.usefixtures("no_originals")
 
 
 def embedded_table(path: Path, tmp_path: Path) -> tuple[np.ndarray, list[str]]:
@@ -42,21 +28,21 @@ def embedded_table(path: Path, tmp_path: Path) -> tuple[np.ndarray, list[str]]:
 
 
 @pytest.mark.usefixtures("small")
-def test_mgz_labels_hold_their_colours(tmp_path, command: Run):
+def test_mgz_labels_hold_their_colours(tmp_path, run_mri: Run):
     nib.save(nib.MGHImage(phantom(), phantom_affine()), tmp_path / "a.mgz")
-    assert command("--i", tmp_path / "a.mgz", "--o", tmp_path / "s.mgz")[0] == 0
+    assert run_mri("--i", tmp_path / "a.mgz", "--o", tmp_path / "s.mgz")[0] == 0
     table, names = embedded_table(tmp_path / "s.mgz", tmp_path)
     assert names[1:3] == ["left-cerebral-white-matter", "brain-stem"]
     assert table[[0, 2, 16, 53], :4].tolist() == [[v, 2 * v, 3 * v, 0] for v in (0, 2, 16, 53)]
-    assert command("--i", tmp_path / "a.mgz", "--o", tmp_path / "plain.mgz", "--noaddctab")[0] == 0
+    assert run_mri("--i", tmp_path / "a.mgz", "--o", tmp_path / "plain.mgz", "--noaddctab")[0] == 0
     np.testing.assert_array_equal(labels_of(tmp_path / "s.mgz"), labels_of(tmp_path / "plain.mgz"))
     assert not list(tmp_path.glob("*_colors.txt"))
 
 
 @pytest.mark.usefixtures("small")
-def test_nifti_labels_get_a_colour_table_beside_when_it_is_asked_for(tmp_path, command: Run):
+def test_nifti_labels_get_a_colour_table_beside_when_it_is_asked_for(tmp_path, run_mri: Run):
     save_scan(tmp_path / "a.nii", phantom())
-    code, _, err = command("--i", tmp_path / "a.nii", "--o", tmp_path / "s.nii.gz", "--addctab")
+    code, _, err = run_mri("--i", tmp_path / "a.nii", "--o", tmp_path / "s.nii.gz", "--addctab")
     assert code == 0
     assert "17     left-hippocampus" in (tmp_path / "s_colors.txt").read_text()
     assert "s_colors.txt" in err

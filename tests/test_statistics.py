@@ -20,6 +20,7 @@ from synthseg.evaluation.statistics import (
     mean_interval,
     median,
     median_interval,
+    paired_differences,
     signed_rank,
     smallest_p,
 )
@@ -84,6 +85,30 @@ def test_infinite_differences_rank_above_all_finite_ones() -> None:
 def test_rank_biserial_of_a_sample_done_by_hand() -> None:
     found = signed_rank([3.0, -1.0, 2.0, 0.0])  # ranks 3, 1, 2: favourable 5, unfavourable 1
     assert found.rank_biserial == pytest.approx((5 - 1) / 6)
+
+
+def test_equal_steps_tie_although_binary_fractions_differ() -> None:
+    ours, theirs = [0.9, 0.8, 0.7, 0.4], [0.8, 0.7, 0.6, 0.3]
+    differences = paired_differences(ours, theirs)
+    assert len(np.unique(np.subtract(ours, theirs))) > 1  # what subtracting alone gives
+    assert signed_rank(differences).n_tied == 4
+    assert cohens_dz(differences) == math.inf  # not 1e15
+    np.testing.assert_array_equal(
+        paired_differences([math.inf, math.inf, 1, math.nan], [math.inf, 2, math.inf, 1]),
+        [0, math.inf, -math.inf, math.nan],
+    )
+    with pytest.raises(ShapeError):
+        paired_differences([1.0], [1.0, 2.0])
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1), st.sampled_from([1e-200, 1e-3, 1.0, 1e6, 1e200])
+)
+def test_rounded_differences_are_the_differences_in_any_unit(pairs: list[tuple[float, float]], unit: float) -> None:
+    a, b = unit * np.array(pairs).T
+    found = paired_differences(a, b)
+    np.testing.assert_allclose(found, a - b, rtol=0, atol=2e-10 * max(a.max(), b.max()))
+    np.testing.assert_array_equal(paired_differences(b, a), -found)
 
 
 def test_without_pairs_or_without_differences() -> None:

@@ -133,6 +133,13 @@ def test_infinite_distances_are_the_worst_and_two_of_them_tie() -> None:
     assert compared(ours + theirs, significance=0.1)["left hippocampus"].better == "ours"
 
 
+def test_a_scan_without_any_defined_value_counts_as_undefined_in_the_means_too() -> None:
+    rows = scores("a", {"17": [0.8, math.nan, 0.7], "53": [0.9, math.nan, 0.6]})
+    rows += scores("b", {"17": [0.7, 0.5, 0.6], "53": [0.8, 0.5, 0.7]})
+    mean = compared(rows)[MEAN]
+    assert (mean.n_pairs, mean.n_undefined, mean.n_only_a, mean.n_only_b) == (2, 1, 0, 0)
+
+
 def test_every_two_methods_or_one_against_the_others() -> None:
     rows = two_methods() + scores("third", {label: [0.5] * 12 for label in STRUCTURES})
     pairs = {(r.method_a, r.method_b) for r in compare_methods(rows, PairedConfig(bootstrap=QUICK)).rows}

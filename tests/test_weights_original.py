@@ -57,10 +57,8 @@ def write_originals(folder: Path, *files: str) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("SYNTHSEG_MODEL_DIR", "SYNTHSEG_WEIGHTS_DIR", "FREESURFER_HOME"):
-        monkeypatch.setenv(variable, "")
-    monkeypatch.setenv("COLUMNS", "250")
+def _nothing_set(no_originals: None, wide_terminal: None) -> None:
+    """Before any other fixture sets one of these."""
 
 
 @pytest.fixture(scope="module")

@@ -23,10 +23,8 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(autouse=True)
-def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("SYNTHSEG_MODEL_DIR", "SYNTHSEG_WEIGHTS_DIR", "FREESURFER_HOME"):
-        monkeypatch.setenv(variable, "")
-    monkeypatch.setenv("COLUMNS", "250")
+def _nothing_set(no_originals: None, wide_terminal: None) -> None:
+    """Before any other fixture sets one of these."""
 
 
 @pytest.fixture(scope="module")

@@ -63,11 +63,11 @@ class BayesMethod:
     def segment(self, scan: Volume, *, ct: bool | None, fine: bool) -> Labelled:  # noqa: ARG002
         """Labels on the scan's grid, or the 1 mm grid of its field of view. Raises: VolumeError for an empty scan."""
         upright, _ = to_ras(scan)
-        if not float(np.ptp(upright.data)) > 0:
-            raise VolumeError(scan.subject, found="one value everywhere", fix="give a scan with tissue in it")
         coarse = resample_to_spacing(upright, np.maximum(upright.spacing_mm, self.spacing_mm), order=1)
         low, high = (float(v) for v in np.percentile(coarse.data, (0.5, 99.8)))
-        samples = samples_of(coarse, low, high)
+        samples = samples_of(coarse, low, high) if high > low else None
+        if samples is None or not bool(samples.tissue.any()):
+            raise VolumeError(scan.subject, found="one value nearly everywhere", fix="give a scan with tissue in it")
         fit = fit_atlas(self.atlas, self.tissues, samples, steps=self.steps)
         grid = resample_to_spacing(upright, 1.0, order=1) if fine else upright
         return self._label(grid, low, high, fit)

@@ -12,7 +12,7 @@ from experiments.cardiac.evaluate import EvaluateConfig, evaluate, segment_real,
 from experiments.cardiac.phantom import CONTRASTS
 from experiments.cardiac.prepare import PrepareConfig, prepare
 
-from synthseg.errors import SynthsegError, UsageError
+from synthseg.errors import SynthsegError, TrainingError, UsageError
 from synthseg.generation import LabelBank
 from synthseg.labels import load_protocol
 from synthseg.training import RunOptions, load_recipe, train
@@ -43,16 +43,18 @@ def run(asked: argparse.Namespace) -> Path:
             versions=asked.versions,
             seed=asked.seed,
         )
-        images = {} if asked.images is None else {strip_extension(p): p for p in volumes_in(asked.images)}
-        prepare(training, asked.out, config, images=images)
+        prepare(training, asked.out, config, images=images_of(training, asked.images))
         print(f"{bank}: {len(training)} maps in {asked.versions} versions each", flush=True)
-    require_same_maps(bank, training, asked.protocol)
+    require_same_maps(bank, training, asked.protocol, asked.versions, recipe.generation.grid.spacing_mm)
     recipe = replace(recipe, data=replace(recipe.data, bank=str(bank.resolve())))
     options = RunOptions(
         out=asked.out / "train", resume=True, max_minutes=asked.max_minutes, threads=asked.threads, device=asked.device
     )
     result = train(recipe, options)
     assert result.weights is not None  # one process: it leads
+    if not result.finished and asked.max_minutes is None:
+        found = f"training stopped at step {result.step}"
+        raise TrainingError(options.out, found=found, fix="run the same command again: it goes on")
     rows = evaluate(
         result.weights,
         test,
@@ -69,17 +71,35 @@ def run(asked: argparse.Namespace) -> Path:
     return result.weights
 
 
-def require_same_maps(path: Path, training: Sequence[Path], protocol: str) -> None:
+def images_of(maps: Sequence[Path], folder: Path | None) -> dict[str, Path]:
+    """The scans of maps by the maps' names; says which maps have none. Raises: UsageError where no map has one."""
+    if folder is None:
+        return {}
+    names = [strip_extension(path) for path in maps]
+    found = {strip_extension(path): path for path in volumes_in(folder) if strip_extension(path) in names}
+    if not found:
+        raise UsageError(folder, found="no scan with the name of a map", fix=f"name them {names[0]} and so on")
+    for name in names:
+        if name not in found:
+            print(f"{name}: no scan, sub-labels by geometry", flush=True)
+    return found
+
+
+def require_same_maps(path: Path, training: Sequence[Path], protocol: str, versions: int, spacing_mm: float) -> None:
     """A bank of an earlier run must hold exactly the maps to train on, or held-out ones would be trained on.
 
-    Raises: UsageError where it holds others, or maps of another protocol.
+    Raises: UsageError where it holds others, in other numbers or voxels, or maps of another protocol.
     """
     bank = LabelBank.load(path)
     held, wanted = {name.rsplit("-v", 1)[0] for name in bank.names}, {strip_extension(p) for p in training}
     targets = [int(value) for value in load_protocol(protocol).target_values]
-    if held != wanted or bank.protocol.target_values.tolist() != targets:
-        found = f"maps {', '.join(sorted(held))} of {bank.protocol.name} from an earlier run"
-        raise UsageError(path, found=found, fix="give another --out, or the same --maps, --held-out and --protocol")
+    same_voxels = bool((bank.spacing_mm - spacing_mm).abs().max() < 1e-3)
+    same_number = len(bank) == versions * len(training)
+    if held != wanted or bank.protocol.target_values.tolist() != targets or not same_voxels or not same_number:
+        size = f"{len(bank)} at {float(bank.spacing_mm.max()):g} mm"
+        found = f"maps {', '.join(sorted(held))} of {bank.protocol.name}, {size}, from an earlier run"
+        fix = "give another --out, or the same --maps, --held-out, --protocol, --versions and recipe"
+        raise UsageError(path, found=found, fix=fix)
 
 
 def split_maps(folder: Path, held_out: Sequence[str], test: Sequence[Path]) -> tuple[list[Path], list[Path]]:

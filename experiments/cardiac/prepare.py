@@ -12,6 +12,7 @@ import torch
 from synthseg.errors import ConfigError, LabelError
 from synthseg.files import atomic_file
 from synthseg.generation import LabelBank
+from synthseg.generation.paired import onto_grid
 from synthseg.generation.sublabels import (
     SubLabelSpec,
     sublabel_protocol,
@@ -19,7 +20,7 @@ from synthseg.generation.sublabels import (
     sublabels_from_image,
 )
 from synthseg.labels import LabelProtocol, load_protocol
-from synthseg.volumes import Volume, bounding_box, read_volume, resample_to_spacing, reslice, strip_extension, to_ras
+from synthseg.volumes import Volume, bounding_box, read_volume, resample_to_spacing, strip_extension, to_ras
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,9 +124,12 @@ def _divide(heart: Volume, image: np.ndarray | None, spec: SubLabelSpec, *, rng:
 
 
 def _image_for(heart: Volume, path: Path | None) -> np.ndarray | None:
-    """The image on the heart's grid, if there is one."""
+    """The image on the heart's grid, if there is one; NaN beyond it.
+
+    Raises: VolumeError for an unreadable image, or one that misses most of the heart.
+    """
     if path is None:
         return None
     scan, _ = to_ras(read_volume(path))
     scan = resample_to_spacing(scan, float(heart.spacing_mm.mean()), order=1)
-    return reslice(scan.data, scan.affine, heart.data.shape, heart.affine, order=1)
+    return onto_grid(replace(scan, path=path), heart, path.name)

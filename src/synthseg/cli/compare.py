@@ -52,18 +52,17 @@ def compare(
     Structure by structure, and by each scan's mean over structures. Differences are the first method minus the second.
     What could not be paired is named below the table.
     """
+    from synthseg.cli.tables import check_tables, split_names
     from synthseg.evaluation.paired import PairedConfig
     from synthseg.evaluation.statistics import BootstrapConfig
-    from synthseg.evaluation.tables import check_table_path
 
     bootstrap = BootstrapConfig(confidence=confidence, resamples=resamples, seed=seed)
     config = PairedConfig(
         by=by, reference=reference, zeros=zeros, correction=correction, family=family, bootstrap=bootstrap
     )
-    if out is not None:
-        check_table_path(out)  # before the work, not after it
+    check_tables({"--out": out}, read=tables)
     _check_figure(figure)
-    rows = _read(tables, names, where, _split(metric, "--metric"), merge_sides)
+    rows = _read(tables, names, where, list(split_names(metric, "--metric")), merge_sides)
     compared = _compare(rows, config, out)
     if figure is not None:
         _draw_boxes(rows, compared, figure, config, width_mm)
@@ -90,6 +89,7 @@ def plot(
 ) -> None:
     """Draw scores: boxes by structure or condition, or means against a condition such as slice spacing."""
     from synthseg.errors import UsageError
+    from synthseg.evaluation.measurements import require_one_unit
     from synthseg.evaluation.statistics import BootstrapConfig
 
     _check_figure(out)
@@ -97,6 +97,7 @@ def plot(
         raise UsageError("--log-x" if log_x else "--common", found="no --x", fix="name the column of the axis")
     bootstrap = BootstrapConfig(confidence=confidence, resamples=resamples, seed=seed)
     rows = _read(tables, names, where, [metric], merge_sides)
+    require_one_unit(rows)
     if x is None:
         from synthseg.report.boxes import BoxOptions, write_boxes
 
@@ -119,9 +120,10 @@ def plot(
 def _read(
     tables: list[Path], names: str | None, where: list[str] | None, metrics: list[str], merge_sides: bool
 ) -> list[Measurement]:
+    from synthseg.cli.tables import split_names
     from synthseg.evaluation import measurements
 
-    read = measurements.join_tables(tables, _split(names, "--names") if names is not None else None)
+    read = measurements.join_tables(tables, split_names(names, "--names") if names is not None else None)
     read = measurements.select(read, where=_conditions(where))
     rows = [row for metric in metrics for row in measurements.select(read, metric=metric)]
     return measurements.merge_sides(rows) if merge_sides else rows
@@ -204,31 +206,32 @@ def _line(row: PairedRow) -> tuple[str, ...]:
 
 def _short(value: float, sign: str = "") -> str:
     """A number in a narrow column: ratios with three decimals, volumes with none."""
+    if value != value:  # not "+nan"
+        return "nan"
     decimals = 3 if abs(value) < 10 else 1 if abs(value) < 1000 else 0
     return f"{value:{sign}.{decimals}f}"
 
 
 def _weak_tests(rows: tuple[PairedRow, ...], config: PairedConfig) -> list[str]:
-    """Tests that could not have become significant, whatever the methods."""
-    if config.correction == "none":
-        weak = [row for row in rows if row.p_smallest >= config.significance]
-    else:
-        weak = [row for row in rows if row.p_smallest * row.family_size >= config.significance]
+    """Tests that could not have become significant, whatever the methods: not if all of their family were at best."""
+    from synthseg.evaluation.paired import family_of
+    from synthseg.evaluation.statistics import adjust
+
+    families: dict[tuple[str, ...], list[PairedRow]] = {}
+    for row in rows:
+        families.setdefault(family_of(row, config), []).append(row)
+    weak = [
+        row
+        for family in families.values()
+        for row, p in zip(family, adjust([r.p_smallest for r in family], config.correction), strict=True)
+        if p >= config.significance
+    ]
     if not weak:
         return []
     fewest = min(row.n_pairs - row.n_zero for row in weak)
     note = f"{len(weak)} of {len(rows)} tests have too few differing pairs (down to {fewest}) to reach"
     corrected = "" if config.correction == "none" else " after correction"
     return [f"{note} p < {config.significance:g}{corrected}, whatever the methods"]
-
-
-def _split(text: str, option: str) -> list[str]:
-    from synthseg.errors import UsageError
-
-    parts = [part.strip() for part in text.split(",")]
-    if not all(parts) or len(set(parts)) != len(parts):
-        raise UsageError(option, found=repr(text), fix="list different names with commas")
-    return parts
 
 
 def _conditions(where: list[str] | None) -> dict[str, str]:

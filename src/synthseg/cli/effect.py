@@ -10,6 +10,9 @@ import typer
 if TYPE_CHECKING:
     from synthseg.evaluation.groups_study import StudyResult
 
+IcvFrom = Annotated[str, typer.Option(help="with --icv: the volume, or the participants' column, it is taken from")]
+Population = Annotated[bool, typer.Option("--population", help="variances over n, as the original's, not n - 1")]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to an application."""
@@ -25,16 +28,12 @@ def effect(
     covariates: Annotated[str, typer.Option(help="columns to correct for, with commas, e.g. age,sex")] = "",
     categorical: Annotated[str, typer.Option(help="covariates whose numbers are names, e.g. site")] = "",
     icv: Annotated[bool, typer.Option("--icv", help="correct for the intracranial volume")] = False,
-    icv_from: Annotated[
-        str, typer.Option(help="with --icv: the volume, or the participants' column, it is taken from")
-    ] = "total intracranial",
+    icv_from: IcvFrom = "total intracranial",
     structures: Annotated[str, typer.Option(help="only these, with commas (default: all)")] = "",
     sum_sides: Annotated[bool, typer.Option("--sum-sides", help="left and right volumes summed")] = False,
     scans: Annotated[str, typer.Option(help="use only subjects of the volume table named so, e.g. '*FLAIR*'")] = "*",
     fit: Annotated[str, typer.Option(help="whom the correction is fitted to: controls, all or within")] = "controls",
-    population: Annotated[
-        bool, typer.Option("--population", help="variances over n, as the original's, instead of n - 1")
-    ] = False,
+    population: Population = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="write every number to this .tsv or .csv")] = None,
     confidence: Annotated[float, typer.Option(help="of bootstrap intervals")] = 0.95,
     resamples: Annotated[int, typer.Option(help="of the bootstrap")] = 9999,
@@ -44,23 +43,22 @@ def effect(
 
     Positive when cases have smaller volumes (equation 28 of the paper). Everyone left out is named below the table.
     """
+    from synthseg.cli.tables import check_tables, split_names
     from synthseg.evaluation.effects import EffectConfig
     from synthseg.evaluation.groups_study import StudyConfig, run_study, write_effects
     from synthseg.evaluation.statistics import BootstrapConfig
     from synthseg.evaluation.subjects import read_participants, read_volumes
-    from synthseg.evaluation.tables import check_table_path
 
-    if out is not None:
-        check_table_path(out)  # before the work, not after it
+    check_tables({"--out": out}, read=[volumes, participants])
     bootstrap = BootstrapConfig(confidence=confidence, resamples=resamples, seed=seed)
     config = StudyConfig(
         group=group,
         cases=cases,
         controls=controls,
-        covariates=_split(covariates, "--covariates"),
-        categorical=_split(categorical, "--categorical"),
+        covariates=split_names(covariates, "--covariates", optional=True),
+        categorical=split_names(categorical, "--categorical", optional=True),
         icv=icv_from if icv else None,
-        structures=_split(structures, "--structures"),
+        structures=split_names(structures, "--structures", optional=True),
         sum_sides=sum_sides,
         scans=scans,
         effect=EffectConfig(fit=fit, population=population, bootstrap=bootstrap),
@@ -100,12 +98,3 @@ def _print_effects(result: StudyResult, confidence: float) -> None:
 def _others(result: StudyResult) -> str:
     sizes = {(row.n_controls, row.n_cases) for row in result.rows}
     return " (fewer in some structures: see the notes)" if len(sizes) > 1 else ""
-
-
-def _split(text: str, option: str) -> tuple[str, ...]:
-    from synthseg.errors import UsageError
-
-    parts = tuple(part.strip() for part in text.split(",")) if text else ()
-    if not all(parts) or len(set(parts)) != len(parts):
-        raise UsageError(option, found=repr(text), fix="list different names with commas")
-    return parts

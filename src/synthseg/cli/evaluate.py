@@ -73,6 +73,7 @@ def evaluate(
     that begins with the other; label maps (_dseg) of BIDS datasets by their entities; lists line by line. Exit code 1
     when a file has no clear partner or a pair cannot be scored.
     """
+    from synthseg.cli.tables import check_tables
     from synthseg.evaluation import EvaluationConfig, evaluate_pairs, gather_pairs, read_mapping
 
     config = EvaluationConfig(
@@ -84,20 +85,14 @@ def evaluate(
         tolerance_mm=tolerance,
         mapping=read_mapping(mapping) if mapping is not None else None,
     )
-    _check_tables(out, long)
+    check_tables(
+        {"--out": out, "--long": long}, read=[path for path in (predicted, truth, mapping) if path is not None]
+    )
     patterns = {"truth_pattern": truth_pattern, "predicted_pattern": predicted_pattern}
     pairing = gather_pairs(predicted, truth, **patterns, bids=bids, method=method)
     total = len(pairing.pairs) + len(pairing.problems)
     result = evaluate_pairs(pairing, config, jobs=jobs, on_done=_Progress(total))
     _report(result, config, out, long)
-
-
-def _check_tables(*paths: Path | None) -> None:
-    from synthseg.evaluation.tables import check_table_path
-
-    for path in paths:
-        if path is not None:
-            check_table_path(path)  # before the work, not after it
 
 
 def _parse_labels(text: str | None) -> tuple[int, ...] | None:

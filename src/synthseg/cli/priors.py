@@ -56,7 +56,7 @@ def estimate(
     from synthseg.configs import config_from_dict
     from synthseg.errors import UsageError
     from synthseg.generation.estimation import EstimationRules, original_rules
-    from synthseg.generation.prior_files import ClassColumn, estimate_priors, write_estimate
+    from synthseg.generation.prior_files import ClassColumn, estimate_priors, require_free, write_estimate
     from synthseg.labels import load_protocol
 
     if original and (interior or mad_scale or rescale_over or percentiles):
@@ -78,6 +78,7 @@ def estimate(
         found_there = f"{len(more[0])} beside {len(more[1])} --also-labels"
         raise UsageError("--also-images", found=found_there, fix="give both for each further dataset")
     places = [(images, labels), *zip(*more, strict=True)]
+    require_free(out, overwrite=overwrite)
     datasets = [_dataset(*place, image_pattern, label_pattern) for place in places]
     table = load_protocol(protocol)
     found = estimate_priors(

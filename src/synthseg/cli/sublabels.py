@@ -64,7 +64,7 @@ def _range(text: str) -> tuple[int, int]:
     from synthseg.errors import UsageError
 
     low, dash, high = text.partition("-")
-    if not low.strip().isdigit() or (dash and not high.strip().isdigit()):
+    if not low.strip().isdecimal() or (dash and not high.strip().isdecimal()):
         raise UsageError("--background", found=repr(text), fix="give a number of parts, or two such as 3-10")
     return int(low), int(high) if dash else int(low)
 
@@ -73,7 +73,7 @@ def _values(text: str) -> tuple[int, ...]:
     from synthseg.errors import UsageError
 
     words = [word.strip() for word in text.split(",") if word.strip()]
-    if not all(word.isdigit() for word in words):
+    if not all(word.isdecimal() for word in words):
         raise UsageError("--keep", found=repr(text), fix="give label values such as 1,64,71")
     return tuple(int(word) for word in words)
 

@@ -57,8 +57,8 @@ def cohens_d(controls: np.ndarray, cases: np.ndarray, *, population: bool = Fals
     """
     s = pooled_sd(controls, cases, population=population)
     difference = float(np.mean(controls) - np.mean(cases)) if math.isfinite(s) else math.nan
-    if s == 0:
-        return math.nan if difference == 0 else math.copysign(math.inf, difference)
+    if s == 0:  # two constant groups
+        return math.nan if controls[0] == cases[0] else math.copysign(math.inf, difference)
     return difference / s
 
 
@@ -66,7 +66,8 @@ def pooled_sd(controls: np.ndarray, cases: np.ndarray, *, population: bool = Fal
     """The s of :func:`cohens_d`; NaN when a group has fewer than two values."""
     if min(len(controls), len(cases)) < 2:
         return math.nan
-    total = sum((len(group) - 1) * float(np.var(group, ddof=0 if population else 1)) for group in (controls, cases))
+    groups = [group for group in (controls, cases) if np.ptp(group) > 0]  # rounding gives equal numbers a variance
+    total = math.fsum((len(group) - 1) * float(np.var(group, ddof=0 if population else 1)) for group in groups)
     return math.sqrt(total / (len(controls) + len(cases) - 2))
 
 

@@ -174,16 +174,23 @@ def _icv_of(subject: Subject, volumes: Mapping[str, float], name: str) -> str:
 
 
 def _with_sides(volumes: Mapping[str, float], config: StudyConfig) -> dict[str, float]:
-    """Volumes, with left and right summed where that is wanted; a side without its partner keeps its name."""
+    """Volumes, with left and right summed where that is wanted; a side without its partner keeps its name.
+
+    So does what has a third part of the same name (FreeSurfer's WM-hypointensities): a sum would hide which it holds.
+    """
     if not config.sum_sides:
         return dict(volumes)
-    sides: dict[str, list[str]] = {}
+    parts: dict[str, list[str]] = {}
     for name in volumes:
-        sides.setdefault(SIDE.sub("", name), []).append(name)
-    return {
-        (short if len(names) == 2 else names[0]): math.fsum(volumes[name] for name in names)
-        for short, names in sides.items()
-    }
+        parts.setdefault(SIDE.sub("", name), []).append(name)
+    summed: dict[str, float] = {}
+    for short, names in parts.items():
+        sides = {match.group(1).lower() for name in names if (match := SIDE.match(name))}
+        if len(names) == len(sides) == 2:
+            summed[short] = math.fsum(volumes[name] for name in names)
+        else:
+            summed.update({name: volumes[name] for name in names})
+    return summed
 
 
 def _structures(tables: Mapping[str, Mapping[str, float]], config: StudyConfig) -> list[str]:

@@ -81,7 +81,11 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]
         reason = getattr(error, "strerror", None) or "not a text file"
         raise UsageError(path, found=f"no way to read it ({reason})", fix="give an existing UTF-8 table") from error
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    lines = [(reader.line_num, line) for line in reader if any(cell.strip() for cell in line)]
+    try:
+        lines = [(reader.line_num, line) for line in reader if any(cell.strip() for cell in line)]
+    except csv.Error as error:  # a quotation mark that nothing closes takes the rest of the file into one cell
+        found = f"no readable line {reader.line_num} ({error})"
+        raise UsageError(path, found=found, fix="close its quotation marks, or take them out") from error
     if len(lines) < 2:
         raise UsageError(path, found="a table without lines", fix="give one with a header and at least one line")
     header = [cell.strip() for cell in lines[0][1]]
@@ -172,6 +176,15 @@ def merge_sides(rows: Sequence[Measurement]) -> list[Measurement]:
         label = ",".join(sorted({row.label for row in group if row.label}, key=_by_number))
         merged.append(replace(group[0], label=label, structure=SIDE.sub("", group[0].structure), value=value))
     return merged
+
+
+def require_one_unit(rows: Sequence[Measurement]) -> None:
+    """Raise UsageError unless values of one metric have one unit: surface Dice at two tolerances have two."""
+    units = unique(rows, "unit")
+    if len(units) > 1:
+        found = f"values in {' and '.join(repr(unit) for unit in units)}"
+        fix = "compare values of one unit, chosen with --where unit=..."
+        raise UsageError(f"the metric {rows[0].metric}", found=found, fix=fix)
 
 
 def unique(rows: Iterable[Measurement], column: str) -> list[str]:

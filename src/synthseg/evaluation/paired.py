@@ -17,6 +17,7 @@ from synthseg.evaluation.measurements import (
     LOWER_IS_BETTER,
     MEAN,
     Measurement,
+    require_one_unit,
     unique,
     value_of,
 )
@@ -148,6 +149,12 @@ def stars(p: float) -> str:
     return "" if math.isnan(p) else "*" * sum(p < level for level in (0.05, 0.01, 0.001))
 
 
+def family_of(row: PairedRow, config: PairedConfig) -> tuple[str, ...]:
+    """What a row's family is called: p-values of rows with the same are corrected together."""
+    level = "mean" if row.structure == MEAN else "structure"
+    return (row.by, row.metric, level) if config.family == "level" else ()
+
+
 def _pairs_of(methods: Sequence[str], reference: str | None) -> list[tuple[str, str]]:
     if len(methods) < 2:
         found = f"one method, {methods[0]!r}" if methods else "no scores"
@@ -162,10 +169,7 @@ def _pairs_of(methods: Sequence[str], reference: str | None) -> list[tuple[str, 
 def _tables(rows: Sequence[Measurement], config: PairedConfig) -> dict[tuple[str, str], dict[str, _Values]]:
     """(label, structure) -> method -> scan -> value."""
     tables: dict[tuple[str, str], dict[str, _Values]] = {}
-    units = unique(rows, "unit")
-    if len(units) > 1:  # e.g. surface Dice at two tolerances
-        found = f"values in {' and '.join(repr(unit) for unit in units)}"
-        raise UsageError(f"the metric {rows[0].metric}", found=found, fix="compare values of one unit")
+    require_one_unit(rows)
     for row in rows:
         scans = tables.setdefault((row.label, row.structure), {}).setdefault(row.method, {})
         if row.scan in scans:
@@ -211,8 +215,8 @@ def _compare_pair(
     if undefined:
         notes.append(f"{where}: {undefined} value pairs of {a} and {b} undefined (nan) in one or both, left out")
     if len(made) > 1:
-        mean_a = {scan: _mean(both[0]) for scan, both in means.items()} | dict.fromkeys(first - second, math.nan)
-        mean_b = {scan: _mean(both[1]) for scan, both in means.items()} | dict.fromkeys(second - first, math.nan)
+        mean_a = {s: _mean(both[0]) for s, both in means.items()} | dict.fromkeys(sorted(first - set(means)), math.nan)
+        mean_b = {s: _mean(both[1]) for s, both in means.items()} | dict.fromkeys(sorted(second - set(means)), math.nan)
         made.append(_row((by, metric, "", MEAN, a, b), mean_a, mean_b, config))
     return made, notes
 
@@ -222,8 +226,7 @@ def _row(names: Sequence[str], ours: _Values, theirs: _Values, config: PairedCon
     common = [scan for scan in ours if scan in theirs]
     kept = [scan for scan in common if not math.isnan(ours[scan]) and not math.isnan(theirs[scan])]
     a, b = np.array([ours[scan] for scan in kept]), np.array([theirs[scan] for scan in kept])
-    with np.errstate(invalid="ignore"):
-        differences = np.where(a == b, 0.0, a - b)  # two infinite values are equally bad
+    differences = statistics.paired_differences(a, b)
     finite = differences[np.isfinite(a) & np.isfinite(b)]
     test = statistics.signed_rank(differences, config.zeros)
     middle = statistics.median_interval(differences, config.bootstrap)
@@ -269,9 +272,7 @@ def _row(names: Sequence[str], ours: _Values, theirs: _Values, config: PairedCon
 def _corrected(rows: Sequence[PairedRow], config: PairedConfig) -> list[PairedRow]:
     families: dict[tuple[str, ...], list[int]] = {}
     for index, row in enumerate(rows):
-        level = "mean" if row.structure == MEAN else "structure"
-        key = (row.by, row.metric, level) if config.family == "level" else ()
-        families.setdefault(key, []).append(index)
+        families.setdefault(family_of(row, config), []).append(index)
     done = list(rows)
     for members in families.values():
         corrected = statistics.adjust([rows[index].p for index in members], config.correction)

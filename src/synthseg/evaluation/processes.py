@@ -66,7 +66,8 @@ def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
 
 def _die_silently() -> None:
     """Ctrl-C ends a worker at once and without a traceback: the process that waits for it tells the story."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # in a background job, Ctrl-C is for others
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 

@@ -103,22 +103,28 @@ def _from_table(path: Path, method: str | None) -> Pairing:
     rows = [line for _, line in lines]
     ours, theirs = ([path.parent / at_home(row[name]) for row in rows] for name in ("predicted", "truth"))
     pairs = []
-    several = len({row.get("method") for row in rows}) > 1
-    for pair, row in zip(_told_apart(ours, theirs, path).pairs, rows, strict=True):
-        whose = row.get("method", method or path.stem)
+    methods = [row.get("method", method or path.stem) for row in rows]
+    several = len(set(methods)) > 1
+    for pair, whose, row in zip(_told_apart(ours, theirs, path, methods).pairs, methods, rows, strict=True):
         name = row.get("scan", pair.name)
         scan = row.get("scan", pair.scan)
         pairs.append(replace(pair, name=f"{whose}/{name}" if several else name, scan=scan, method=whose))
     return Pairing(tuple(pairs))
 
 
-def _told_apart(ours: Sequence[Path], theirs: Sequence[Path], source: Path) -> Pairing:
-    """Pairs one by one, named by as much of their paths as it takes."""
+def _told_apart(
+    ours: Sequence[Path], theirs: Sequence[Path], source: Path, methods: Sequence[str] | None = None
+) -> Pairing:
+    """Pairs one by one, named by as much of their paths as it takes.
+
+    Scans are called by their truths, which several methods share; by their predictions if one method has a truth twice.
+    """
     if len(ours) != len(theirs):
         found = f"{len(ours)} predictions for {len(theirs)} truths"
         raise UsageError(source, found=found, fix="list as many of both, in the same order")
     names, truths = _names(ours), _names(theirs)
-    scans = truths if len(set(truths)) == len(truths) else names
+    once = list(zip(methods or [""] * len(truths), truths, strict=True))
+    scans = truths if len(set(once)) == len(once) else names
     rows = zip(names, ours, theirs, scans, strict=True)
     return Pairing(tuple(FilePair(name, path, target, scan) for name, path, target, scan in rows))
 

@@ -107,6 +107,28 @@ def signed_rank(differences: np.ndarray | Sequence[float], zeros: str = "wilcox"
     return SignedRank(len(values), len(values) - len(nonzero), tied, positive, negative, p, exact)
 
 
+def paired_differences(a: np.ndarray | Sequence[float], b: np.ndarray | Sequence[float]) -> np.ndarray:
+    """a - b, where equal steps are equal numbers: 0.9 - 0.8 and 0.8 - 0.7 tie, though not in binary.
+
+    Rounded to ten digits after the first of the largest value, two more than tables of scores have. Two infinite values
+    of one sign do not differ.
+
+    Args:
+        a, b: [n].
+    Returns: [n]; NaN where a or b is.
+    Raises: ShapeError unless both are [n].
+    """
+    first, second = _vector(a), _vector(b)
+    if first.shape != second.shape:
+        raise ShapeError("paired values", found=f"{len(first)} and {len(second)}", fix="pass as many of both")
+    sizes = np.abs(np.concatenate([first, second]))
+    largest = float(sizes[np.isfinite(sizes)].max(initial=0.0))
+    decimals = 10 - math.floor(math.log10(largest)) if largest > 0 else 0
+    with np.errstate(invalid="ignore"):
+        differences = np.where(first == second, 0.0, first - second)
+    return np.round(differences, min(decimals, 300))
+
+
 def smallest_p(n_differing: int) -> float:
     """The smallest two-sided p the signed-rank test can give for so many non-zero differences: 2 / 2^n."""
     return min(1.0, 2.0 ** (1 - n_differing))

@@ -63,7 +63,7 @@ def read_pair(image: Path, labels: Path, *, channels: int = 1, resample: bool = 
                 f"a grid of {images[0].shape} voxels of {_sizes(images[0].spacing_mm)} mm, not that of {labels.name}"
             )
             raise VolumeError(image, found=found, fix="resample it onto the label map's grid first")
-        arrays = tuple(_resliced(volume, truth, labels.name) for volume in images)
+        arrays = tuple(onto_grid(volume, truth, labels.name) for volume in images)
         notes.append(
             f"{image.name}: interpolated from voxels of {_sizes(images[0].spacing_mm)} mm onto the grid of"
             f" {labels.name}, {_sizes(truth.spacing_mm)} mm; this lowers the noise"
@@ -107,7 +107,13 @@ def match_files(
     return list(found)
 
 
-def _resliced(volume: Volume, truth: Volume, name: str) -> np.ndarray:
+def onto_grid(volume: Volume, truth: Volume, name: str) -> np.ndarray:
+    """An image interpolated linearly onto a label map's grid; NaN outside its field of view.
+
+    Args:
+        name: the label map's, for messages.
+    Raises: VolumeError for an image that shows less than half of what is labelled.
+    """
     from synthseg.volumes.resample import reslice
 
     data = reslice(volume.data, volume.affine, truth.shape, truth.affine, order=1, outside=np.nan)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -143,7 +143,13 @@ def estimate_priors(
             on_pair(pair.name, pair.notes)
         for channel, images in enumerate(measured):
             name = dataset.name if channels == 1 else f"{dataset.name}, channel {channel + 1}"
-            blocks.append(Block(name, summarise([statistics for _, statistics in images], rules), tuple(images)))
+            priors = summarise([statistics for _, statistics in images], rules)
+            if not priors.images[1:].any():
+                found_there = "nothing but background (class 0), or too few voxels of all else"
+                raise LabelError(
+                    f"labels of {name}", found=found_there, fix="check that these are the label maps meant"
+                )
+            blocks.append(Block(name, priors, tuple(images)))
     return Estimate(protocol, classes, tuple(blocks), tuple(acquired))
 
 
@@ -166,13 +172,23 @@ def write_estimate(estimate: Estimate, folder: Path, *, overwrite: bool = False)
     files[IMAGES] = _per_image(estimate).encode()
     files[RECIPE] = _recipe(estimate).encode()
     files[ACQUISITION] = acquisition_lines(estimate.acquired_mm).encode()
-    taken = [name for name in files if (folder / name).exists()]
-    if taken and not overwrite:
-        raise OutputError(folder / taken[0], found="an existing file", fix="choose another folder, or add --overwrite")
+    require_free(folder, files, overwrite=overwrite)
     for name, content in files.items():
         with atomic_file(folder / name) as file:
             file.write(content)
     return [folder / name for name in files]
+
+
+def require_free(folder: Path, names: Iterable[str] = (MEANS, RECIPE), *, overwrite: bool = False) -> None:
+    """Say before a long measurement what would stop its results from being written.
+
+    Raises: OutputError where the folder is a file, or holds such files and ``overwrite`` is not set.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(folder, found="a file, not a folder", fix="choose another folder")
+    taken = [name for name in names if (folder / name).exists()]
+    if taken and not overwrite:
+        raise OutputError(folder / taken[0], found="an existing file", fix="choose another folder, or add --overwrite")
 
 
 def acquisition_lines(acquired_mm: Sequence[Triple]) -> str:

@@ -46,7 +46,7 @@ def split_files(
     seed: int = 0,
     overwrite: bool = False,
 ) -> Iterator[SplitMap]:
-    """Write the split maps and their protocol (``protocol.tsv``), and yield each map when it is written.
+    """Write the split maps, yielding each when it is written, and at the end their protocol (``protocol.tsv``).
 
     Args:
         files: label maps of the spec's protocol.
@@ -55,18 +55,17 @@ def split_files(
         versions: of each map, with different numbers of background parts.
         seed: a map's parts depend on it and on the file's name alone.
         overwrite: replace files that exist.
-    Raises: OutputError for files that exist, or two maps of one name; LabelError and VolumeError naming a file.
+    Raises: OutputError for files that exist, two maps of one name, or a folder whose inputs would be replaced;
+        LabelError and VolumeError naming a file.
     """
     from synthseg.generation.paired import read_pair
     from synthseg.volumes import Volume, from_ras, read_volume, strip_extension, to_ras, write_volume
 
     table = sublabel_protocol(spec)
-    names = _targets(files, folder, versions)
+    names = _targets(files, folder, versions, [*files, *(images or {}).values()])
     for path in (folder / PROTOCOL, *(path for paths in names.values() for path in paths)):
         if path.exists() and not overwrite:
             raise OutputError(path, found="an existing file", fix="choose another folder, or add --overwrite")
-    with atomic_file(folder / PROTOCOL) as out:
-        out.write(table.to_table().encode("utf-8"))
     for file in files:
         given = read_volume(file, labels=True)
         own, orientation = to_ras(given)
@@ -83,10 +82,12 @@ def split_files(
             data = np.ascontiguousarray(from_ras(found.labels, orientation))
             write_volume(Volume(data, given.affine), target, header_like=file)
             yield SplitMap(target, found.background, image, pair.notes if pair else own.notes)
+    with atomic_file(folder / PROTOCOL) as out:
+        out.write(table.to_table().encode("utf-8"))
 
 
-def _targets(files: Sequence[Path], folder: Path, versions: int) -> dict[Path, list[Path]]:
-    """Where each map's versions go."""
+def _targets(files: Sequence[Path], folder: Path, versions: int, read: Sequence[Path]) -> dict[Path, list[Path]]:
+    """Where each map's versions go: never onto what is read."""
     from synthseg.volumes import strip_extension
 
     names: dict[Path, list[Path]] = {}
@@ -98,6 +99,6 @@ def _targets(files: Sequence[Path], folder: Path, versions: int) -> dict[Path, l
     twice = next((path for path in taken if taken.count(path) > 1), None)
     if twice is not None:
         raise OutputError(twice, found="several label maps that would get this name", fix="split them one by one")
-    if {path.resolve() for path in taken} & {file.resolve() for file in files}:
-        raise OutputError(folder, found="the label maps themselves", fix="choose another folder")
+    if {path.resolve() for path in taken} & {file.resolve() for file in read}:
+        raise OutputError(folder, found="the label maps or images themselves", fix="choose another folder")
     return names

@@ -126,7 +126,8 @@ def sublabels_from_image(
         image: the same grid, any units; voxels that are not finite (outside the image) go to a label's first part.
         rng: of the mixture's starts and of N.
         background: N for this map in place of a drawn one.
-    Returns: parts in ascending order of mean intensity, so that the first (of the background: 0) is the darkest.
+    Returns: parts in ascending order of mean intensity, so that the first (of the background: 0) is the darkest; parts
+        that no voxel is likeliest to be of come last, and stay empty.
     Raises: ShapeError for arrays that disagree; LabelError for values the protocol does not know.
     """
     if image.shape != labels.shape:
@@ -139,7 +140,7 @@ def sublabels_from_image(
         found = np.zeros(mask.shape, dtype=np.uint8)
         if int(usable.sum()) >= spec.least_voxels:
             inside = values[usable]
-            found[usable] = assign(inside, fit_mixture(inside, parts, rng=rng, starts=spec.starts))
+            found[usable] = _ordered(assign(inside, fit_mixture(inside, parts, rng=rng, starts=spec.starts)), inside)
         return found
 
     return _split_all(labels, spec, split, rng, background)
@@ -213,6 +214,16 @@ def _field(shape: tuple[int, ...], node_vox: Sequence[float], *, rng: torch.Gene
     )
     found: np.ndarray = apply_separable(values, matrices)[0, 0].numpy()  # type: ignore[arg-type]
     return (found - found.mean()) / max(float(found.std()), 1e-6)
+
+
+def _ordered(components: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Components renumbered from 0, without gaps, by the mean of the values that they have: both [n]."""
+    used, position = np.unique(components, return_inverse=True)
+    means = np.bincount(position, weights=values) / np.bincount(position)
+    rank = np.empty(len(used), dtype=np.int64)
+    rank[np.argsort(means, kind="stable")] = np.arange(len(used))
+    found: np.ndarray = rank[position]
+    return found
 
 
 _Split = Callable[[tuple[slice, ...], np.ndarray, int, bool], np.ndarray]  # box, mask in it, parts, background -> part

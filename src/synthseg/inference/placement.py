@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
+from typing import TypeVar
 
 import torch
 
@@ -14,10 +16,12 @@ from synthseg.errors import SynthsegError
 from synthseg.inference.bundle import main_of
 from synthseg.inference.model import Model
 from synthseg.inference.needs import BYTES_A_VOXEL, Needs
+from synthseg.inference.predict import OutOfMemory, enough_memory, forget_frames
 from synthseg.inference.segmentation import Ran
 from synthseg.networks.unet import UNet, UNetConfig
 from synthseg.weights.store import ALIASES
 
+T = TypeVar("T")
 SHARE = 0.9  # of the memory that is free
 # For the passes on the CPU, where nobody set a limit: with what else a process holds this fits into 4 GB.
 SOFT_BYTES = int(2.4 * 2**30)
@@ -216,3 +220,31 @@ def bring_back(placement: Placement) -> None:
     """Move the networks to where ``placement`` has them, after another one used them."""
     for model in placement.models.values():
         model.network.to(model.device)
+
+
+def wherever_there_is_memory(
+    planned: Placement, attempt: Callable[[Placement], T], subject: str, shape: Sequence[int]
+) -> tuple[T, Placement]:
+    """What ``attempt`` gives with the planned placement, else with what to try when memory runs out.
+
+    Args:
+        subject, shape: of the scan, in voxels, for the error.
+    Returns: it, and the placement it came with. The networks are then back where they were planned to be.
+    Raises: OutOfMemory when nothing helps.
+    """
+    failed: OutOfMemory | None = None
+    placement = planned
+    try:
+        for placement in chain([planned], fallbacks(planned)):
+            try:
+                with enough_memory(subject, placement.device, shape):
+                    return attempt(placement), placement
+            except OutOfMemory as error:
+                forget_frames(error)  # or the tensors of this attempt would be there in the next one
+                failed = error
+            release(placement.device)
+    finally:
+        if placement.device != planned.device:
+            bring_back(planned)
+    assert failed is not None  # what is planned is always tried
+    raise failed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import final
@@ -21,8 +21,8 @@ from synthseg.inference.hierarchy import look
 from synthseg.inference.model import Model
 from synthseg.inference.modes import mode_config
 from synthseg.inference.passes import Stopwatch, run_networks
-from synthseg.inference.placement import Placement, bring_back, fallbacks, place, release
-from synthseg.inference.predict import OutOfMemory, enough_memory, forget_frames, pick_device
+from synthseg.inference.placement import Placement, place, wherever_there_is_memory
+from synthseg.inference.predict import pick_device
 from synthseg.inference.prepare import Prepared, prepare, subject_of
 from synthseg.inference.results import assemble
 from synthseg.inference.segmentation import Segmentation, check_invariants
@@ -178,38 +178,13 @@ class Segmenter:
                 prepared = self.prepare(volume)
             del volume
         subject = subject_of(prepared.scan)
-        segmentation, foreground_mm3 = self._wherever_there_is_memory(prepared, want, watch, subject)
+        (segmentation, foreground_mm3), placement = wherever_there_is_memory(
+            self.placement, lambda there: self._segment(there, prepared, want, watch), subject, prepared.padded.shape
+        )
+        notes = (*segmentation.notes, placement.note) if placement.note else segmentation.notes
+        segmentation = replace(segmentation, notes=notes, ran=placement.ran)
         check_invariants(segmentation, foreground_mm3, joint=self.config.parcel_scaling == "joint")
         return replace(segmentation, timings_s=watch.seconds)
-
-    def _wherever_there_is_memory(
-        self, prepared: Prepared, want: Want, watch: Stopwatch, subject: str
-    ) -> tuple[Segmentation, float]:
-        """As :meth:`_segment`, with what to try when memory runs out. Raises: OutOfMemory when nothing helps."""
-        failed: OutOfMemory | None = None
-        placement = self.placement
-        try:
-            for placement in self._placements():
-                try:
-                    with enough_memory(subject, placement.device, prepared.padded.shape):
-                        segmentation, foreground_mm3 = self._segment(placement, prepared, want, watch)
-                except OutOfMemory as error:
-                    forget_frames(error)  # or the tensors of this attempt would be there in the next one
-                    failed = error
-                else:
-                    notes = (*segmentation.notes, placement.note) if placement.note else segmentation.notes
-                    return replace(segmentation, notes=notes, ran=placement.ran), foreground_mm3
-                release(placement.device)
-        finally:
-            if placement.device != self.placement.device:
-                bring_back(self.placement)
-        assert failed is not None  # what is planned is always tried
-        raise failed
-
-    def _placements(self) -> Iterator[Placement]:
-        """What is planned, then what to try when memory runs out."""
-        yield self.placement
-        yield from fallbacks(self.placement)
 
     def _segment(
         self, placement: Placement, prepared: Prepared, want: Want, watch: Stopwatch

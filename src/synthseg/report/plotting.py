@@ -49,6 +49,7 @@ _STYLE: Any = {
     "grid.color": "#d9d9d9",
     "svg.hashsalt": "synthseg",  # element names that do not change from run to run
     "pdf.fonttype": 42,  # text stays text
+    "text.parse_math": False,  # a method's name may hold dollar signs
 }
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import final
 
@@ -34,8 +33,8 @@ from synthseg.inference.original.quality import original_quality
 from synthseg.inference.original.result import ScanResult
 from synthseg.inference.original.scan import read_scan
 from synthseg.inference.original.sums import RunningSums, volume_table
-from synthseg.inference.placement import Placement, bring_back, fallbacks, place, release
-from synthseg.inference.predict import OutOfMemory, enough_memory, forget_frames, pick_device
+from synthseg.inference.placement import Placement, place, wherever_there_is_memory
+from synthseg.inference.predict import enough_memory, pick_device
 from synthseg.volumes import Volume, from_ras
 
 
@@ -110,7 +109,12 @@ class StrictSegmenter:
         with enough_memory(subject, torch.device("cpu"), read.data.shape):
             prepared = prepare_as_original(read, ct=self.ct, crop=self.crop, keep_resampled=resampled)
         del read
-        done = self._wherever_there_is_memory(prepared, subject, posteriors=posteriors)
+        done, _ = wherever_there_is_memory(
+            self.placement,
+            lambda placement: self._segment(placement, prepared, subject, posteriors=posteriors),
+            subject,
+            prepared.padded.shape,
+        )
         path = Path(scan) if isinstance(scan, (str, Path)) else scan.path
         changed = prepared.resampled
         return ScanResult(
@@ -121,25 +125,6 @@ class StrictSegmenter:
             quality=done.quality,
             notes=(*prepared.notes, *done.notes),
         )
-
-    def _wherever_there_is_memory(self, prepared: OriginalInput, subject: str, *, posteriors: bool) -> _Segmented:
-        """As :meth:`_segment`, with what to try when memory runs out. Raises: OutOfMemory when nothing helps."""
-        failed: OutOfMemory | None = None
-        placement = self.placement
-        try:
-            for placement in chain([self.placement], fallbacks(self.placement)):
-                try:
-                    with enough_memory(subject, placement.device, prepared.padded.shape):
-                        return self._segment(placement, prepared, subject, posteriors=posteriors)
-                except OutOfMemory as error:
-                    forget_frames(error)  # or the tensors of this attempt would be there in the next one
-                    failed = error
-                release(placement.device)
-        finally:
-            if placement.device != self.placement.device:
-                bring_back(self.placement)
-        assert failed is not None  # what is planned is always tried
-        raise failed
 
     def _segment(self, placement: Placement, prepared: OriginalInput, subject: str, *, posteriors: bool) -> _Segmented:
         """Structures, then what is read of their labels: parcels, quality. Posteriors go as soon as they may."""
