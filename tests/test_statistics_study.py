@@ -199,3 +199,10 @@ def test_results_do_not_overwrite_what_they_are_made_of(command: Command, tmp_pa
         "effect", volumes, people, "--group", "diagnosis", "--cases", "AD", "--controls", "CN", "-o", volumes
     )
     assert (code, "which the command reads" in err, volumes.read_bytes() == before) == (2, True, True)
+
+
+def test_a_participant_with_and_without_sub_is_the_same_person(tmp_path: Path) -> None:
+    table = tmp_path / "participants.tsv"
+    table.write_text("participant_id\tgroup\nsub-01\tAD\n02\tCN\n01\tCN\n")
+    with pytest.raises(UsageError, match=r"the participant 01 twice \(line 4\)"):
+        read_participants(table)

@@ -64,12 +64,19 @@ def read_participants(path: str | Path) -> dict[str, dict[str, str]]:
     if "participant_id" not in header:
         raise UsageError(path, found=f"the columns {', '.join(header)}", fix="name the subjects' column participant_id")
     people: dict[str, dict[str, str]] = {}
+    seen: set[str] = set()
     for number, line in lines:
         name = line["participant_id"]
-        if name in people:
+        if bare_id(name) in seen:
             raise UsageError(path, found=f"the participant {name} twice (line {number})", fix="keep one line")
+        seen.add(bare_id(name))
         people[name] = line
     return people
+
+
+def bare_id(name: str) -> str:
+    """A participant's id without BIDS' ``sub-``: with and without it, it is the same person."""
+    return name.removeprefix("sub-")
 
 
 def require_columns(participants: Mapping[str, Mapping[str, str]], columns: Sequence[str]) -> None:
@@ -121,7 +128,7 @@ def _owners(
     volumes: Mapping[str, Mapping[str, float]], participants: Mapping[str, Mapping[str, str]], scans: str
 ) -> tuple[dict[str, str], list[str]]:
     """participant -> scan, and the scans of nobody."""
-    ids = {name.removeprefix("sub-"): name for name in participants}
+    ids = {bare_id(name): name for name in participants}
     chosen = [scan for scan in volumes if fnmatch.fnmatchcase(scan, scans)]
     if not chosen:
         raise UsageError("the volumes", found=f"no subject named {scans}", fix="widen --scans")
@@ -129,7 +136,7 @@ def _owners(
     strangers = []
     for scan in chosen:
         prefix = SUBJECT.match(scan)
-        owner = ids.get(scan.removeprefix("sub-")) or (ids.get(prefix.group()[4:]) if prefix else None)
+        owner = ids.get(bare_id(scan)) or (ids.get(prefix.group()[4:]) if prefix else None)
         if owner is None:
             strangers.append(scan)
         elif owner in owners:
