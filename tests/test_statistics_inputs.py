@@ -74,3 +74,14 @@ def test_methods_may_be_called_anything(command: Command, tmp_path: Path, name: 
     code, _, err = command("compare", table, "--resamples", 200, "--figure", tmp_path / "f.svg")
     assert code == 0, err
     assert name in (tmp_path / "f.svg").read_text(encoding="utf-8")
+
+
+def test_a_table_that_cannot_be_written_is_told_before_the_work(tmp_path: Path, command: Command) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    maps = tmp_path / "maps"
+    maps.mkdir()
+    code, said, err = command("evaluate", maps, maps, "-o", blocked / "scores.tsv")
+    assert code == 1
+    assert "file: found a folder that cannot be written to" in err
+    assert not said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedWriter
@@ -52,6 +53,17 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def require_writable(folder: Path) -> None:
+    """Make ``folder`` if needed and try to write into it, before any work is done. Raises: OutputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".synthseg-"):
+            return
+    except OSError as error:
+        found = f"a folder that cannot be written to ({error.strerror})"
+        raise OutputError(folder, found=found, fix="choose another folder with -o, or free it") from error
 
 
 def at_home(path: str | Path) -> Path:

@@ -95,7 +95,7 @@ def run(options: Options) -> int:
 
 def _require_places(found: Plan) -> None:
     """Try to write where results will go. Raises: OutputError naming the folder and the flag that it belongs to."""
-    from synthseg.inference.discovery import require_writable
+    from synthseg.files import require_writable
 
     for folder, flags in found.places.items():
         try:

@@ -12,10 +12,12 @@ def check_tables(written: Mapping[str, Path | None], *, read: Sequence[Path]) ->
     Args:
         written: by option; None: not asked for.
         read: files that the command reads.
-    Raises: UsageError for another suffix than .tsv and .csv, and where one would overwrite another, or what is read.
+    Raises: UsageError for another suffix than .tsv and .csv, and where one would overwrite another, or what is read;
+        OutputError for a folder that cannot be written to.
     """
     from synthseg.errors import UsageError
     from synthseg.evaluation.tables import check_table_path
+    from synthseg.files import require_writable
 
     taken = {path.resolve(): "which the command reads" for path in read}
     for option, path in written.items():
@@ -25,6 +27,8 @@ def check_tables(written: Mapping[str, Path | None], *, read: Sequence[Path]) ->
         if where in taken:
             raise UsageError(f"{option} {path}", found=f"a file {taken[where]}", fix="write to another one")
         taken[where] = f"that {option} writes"
+    for place in {path.parent for path in written.values() if path is not None}:
+        require_writable(place)
 
 
 def split_names(text: str, option: str, *, optional: bool = False) -> tuple[str, ...]:

@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 import torch
 
 from synthseg.errors import SynthsegError, UsageError
+from synthseg.files import require_writable
 from synthseg.inference.batch_tables import BatchTables
-from synthseg.inference.discovery import Job, require_writable
+from synthseg.inference.discovery import Job
 from synthseg.inference.outcome import BatchOptions, BatchResult, Outcome, Status
 from synthseg.inference.outputs import Outputs, apply_choices, write_outputs
 from synthseg.inference.pipeline import run_stages

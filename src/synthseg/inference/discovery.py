@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from synthseg.errors import OutputError, UsageError
+from synthseg.errors import UsageError
 from synthseg.files import read_list
 from synthseg.inference.outputs import RESULT_ENDINGS, Outputs, output_files
 from synthseg.volumes import VOLUME_EXTENSIONS, is_volume_path, strip_extension
@@ -90,14 +89,3 @@ def _check_clashes(jobs: Sequence[Job]) -> None:
                 found = f"one output for two scans, {taken[path]} and {job.scan}"
                 raise UsageError(path, found=found, fix="rename one of them, or segment them into two folders")
             taken[path] = job.scan
-
-
-def require_writable(folder: Path) -> None:
-    """Make ``folder`` if needed and try to write into it, before any work is done. Raises: OutputError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".synthseg-"):
-            return
-    except OSError as error:
-        found = f"a folder that cannot be written to ({error.strerror})"
-        raise OutputError(folder, found=found, fix="choose another folder with -o, or free it") from error
