@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m experiments", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("study", nargs="?", help="name of a study, or a .toml of one's own; none: list them")
-    parser.add_argument("--size", choices=("toy", "small", "full"), default="small", help="default: small")
+    parser.add_argument("--size", choices=("toy", "laptop", "small", "full"), default="small", help="default: small")
     parser.add_argument("-o", "--out", type=Path, help="results go to OUT/STUDY/SIZE (default: scores/studies)")
     parser.add_argument("--resume", action="store_true", help="go on with an earlier run")
     parser.add_argument("--arms", help="only these, by commas, and those they need")

@@ -30,7 +30,7 @@ from synthseg.volumes.volume import Volume
 
 HIPPOCAMPI = (17, 53)
 HORN = {17: 5, 53: 44}  # what is lost becomes the temporal horn, as it does in patients
-_SHAPES = {"toy": (40, 48, 40), "small": (168, 200, 176), "full": (168, 200, 176)}
+_SHAPE, _TOY_SHAPE = (168, 200, 176), (40, 48, 40)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def shrink(label_map: np.ndarray, value: int, share: float, fill: int) -> np.nda
 def make_subjects(study: Atrophy, n: int, bank: LabelBank, size: Size) -> list[Subject]:
     """Controls, then patients: ``n`` each, every one from another deformation of one of the bank's maps."""
     spacing = float(bank.spacing_mm.min()) if size == "toy" else 1.0
-    grid_config = plain_config(bank, study.contrasts[0], spacing, _SHAPES[size])
+    grid_config = plain_config(bank, study.contrasts[0], spacing, _TOY_SHAPE if size == "toy" else _SHAPE)
     deform = DeformationPrior(scaling=0.08, rotation_deg=5.0, shearing=0.01, svf_max_std_mm=2.5)
     model = GenerativeModel(grid_config, bank)
     subjects = []
@@ -107,7 +107,7 @@ def make_subjects(study: Atrophy, n: int, bank: LabelBank, size: Size) -> list[S
 def scan_of(subject: Subject, contrast: str, change: str, size: Size) -> Volume:
     """A scan of a subject: synthesised, then with thick slices or whatever the change says."""
     spacing = float(subject.labels.spacing_mm.min())
-    config = plain_config(subject.labels, contrast, spacing, _SHAPES[size])
+    config = plain_config(subject.labels, contrast, spacing, _TOY_SHAPE if size == "toy" else _SHAPE)
     model = GenerativeModel(config, subject.labels)
     pair = model.sample(1, rng=torch.Generator().manual_seed(subject.seed + 1))
     affine = np.diag([spacing] * 3 + [1.0])
@@ -130,7 +130,7 @@ def run_atrophy(
 
     Returns: what failed, and is in no table: method, subject and condition, reason.
     """
-    n = {"toy": study.toy_subjects, "small": study.small_subjects, "full": study.subjects}[size]
+    n = {"toy": study.toy_subjects, "full": study.subjects}.get(size, study.small_subjects)
     bank = LabelBank.load(places.bank)
     subjects = make_subjects(study, n, bank, size)
     changes = study.toy_changes if size == "toy" else study.changes

@@ -18,8 +18,8 @@ from synthseg.training.recipe import overlay, read_toml
 
 HERE = Path(__file__).parent
 STUDIES = HERE / "studies"
-SIZES = ("toy", "small", "full")
-Size = Literal["toy", "small", "full"]
+SIZES = ("toy", "laptop", "small", "full")
+Size = Literal["toy", "laptop", "small", "full"]
 
 
 @dataclass(frozen=True, kw_only=True)
