@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.anatomies import make_training_bank, make_weights, training_bank, weights_table
 from experiments.real_images import find_pairs, images_beside, pack_pairs
 from experiments.study import Arm, Size
 from experiments.toy import toy_bank, toy_priors, toy_scans
@@ -23,8 +24,10 @@ class Places:
     images: Path | None = None  # real images with label maps to train on
     priors: Path | None = None  # tables of priors: NAME/priors.tsv or NAME.tsv
 
-    def bank_of(self, arm: Arm) -> Path:
+    def bank_of(self, arm: Arm, held_out: int = 0) -> Path:
         """The bank an arm trains on, packed first where it is of real images.
+
+        Where an arm edits maps, or maps are held out, it is made later (:meth:`prepare`).
 
         Raises: UsageError naming the option that is missing; TrainingError, VolumeError for images that do not do.
         """
@@ -32,7 +35,7 @@ class Places:
             if not self.bank.is_file():
                 fix = "make it with: synthseg bank LABELS -o banks/adults.safetensors, or give --bank"
                 raise UsageError(self.bank, found="no label bank", fix=fix)
-            return self.bank
+            return training_bank(self.bank, self.out, held=held_out, shapes=arm.shapes)
         packed = self.out / "images" / "real.safetensors"
         if packed.is_file() and images_beside(packed).is_file():
             return packed
@@ -40,6 +43,15 @@ class Places:
             fix = "give --images, a folder of NAME_t1.nii.gz with NAME_aseg.nii.gz whose licence allows training"
             raise UsageError(f"arm {arm.name}", found="no real images to train on", fix=fix)
         return pack_pairs(find_pairs(self.images), load_protocol("synthseg-2.0"), packed)
+
+    def prepare(self, arm: Arm, held_out: int, size: Size) -> None:
+        """Make an arm's bank and weights, where they are its own."""
+        if arm.trainer == "real":
+            return
+        toy = size == "toy"
+        bank = make_training_bank(self.bank, self.out, held=held_out, shapes=arm.shapes, toy=toy)
+        if arm.sampler != "uniform":
+            make_weights(bank, arm.sampler, weights_table(self.out, arm.name))
 
     def prior_of(self, name: str) -> str | Path:
         """A table of priors by name: the folder's (``synthseg priors estimate -o FOLDER/NAME``), else the built-in one.

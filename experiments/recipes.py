@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from experiments.anatomies import weights_table
 from experiments.places import Places
 from experiments.study import Arm, Size, Study, size_tables
 
@@ -23,10 +24,12 @@ def recipe_of(study: Study, arm: Arm, size: Size, places: Places) -> Recipe:
     toy = {"network": tables["network"], "optimizer": tables["optimizer"]} if size == "toy" else {}
     tables = overlay(overlay(tables, study.recipe), arm.recipe)
     tables = overlay(tables, toy)
-    bank = places.bank_of(arm).resolve()
+    bank = places.bank_of(arm, study.evaluation.held_out).resolve()
     data: dict[str, Any] = {"bank": str(bank)}
     if arm.maps is not None:
         data["map_weights"] = subset_weights(len(LabelBank.load(bank)), arm.maps, arm.maps_draw)
+    if arm.sampler != "uniform":  # made before training (Places.prepare)
+        data["map_weights"] = str(weights_table(places.out, arm.name).resolve())
     changes: dict[str, Any] = {"data": data, "output": {"name": arm.name, "description": study.title}}
     if arm.prior is not None:
         changes["generation"] = {"mixture": _prior_table(places, arm.prior)}

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from experiments.adapt import AdaptMethod
+from experiments.anatomies import held_out_cases, split_by_ventricles
 from experiments.atrophy import run_atrophy
 from experiments.bayes.method import BayesMethod
 from experiments.cases import cases_of
@@ -28,7 +29,7 @@ from experiments.trainers import task_of
 import synthseg
 from synthseg.configs import config_to_dict
 from synthseg.errors import TrainingError, UsageError
-from synthseg.evaluation import CaseFailure, CaseResult
+from synthseg.evaluation import Case, CaseFailure, CaseResult
 from synthseg.files import atomic_file
 from synthseg.training import Recipe, RunOptions, train
 
@@ -61,7 +62,10 @@ def run_study(study: Study, arms: tuple[Arm, ...], given: Places, sitting: Sitti
     places = find_places(sitting.size, given)
     # What is missing is said before the first arm has been trained, not after the last.
     recipes = {arm.name: recipe_of(study, arm, sitting.size, places) for arm in arms if arm.trained}
-    cases = [] if study.atrophy else cases_of(places.scans_folder(), study.evaluation, sitting.size)
+    cases = [] if study.atrophy else _cases(study, places, sitting.size)
+    for arm in arms:
+        if arm.trained:
+            places.prepare(arm, study.evaluation.held_out, sitting.size)
     weights: dict[str, Path] = {}
     results: dict[str, list[CaseResult]] = {}
     failures: list[tuple[str, CaseFailure]] = []
@@ -85,6 +89,16 @@ def run_study(study: Study, arms: tuple[Arm, ...], given: Places, sitting: Sitti
     write_summary(study, results, given.out / "summary.md", failures)
     _write(record, given.out)
     return given.out
+
+
+def _cases(study: Study, places: Places, size: Size) -> list[Case]:
+    """The scans to score: those at hand, and those of label maps held out of training."""
+    found = cases_of(places.scans_folder(), study.evaluation, size)
+    if study.evaluation.split_by_ventricles:
+        found = split_by_ventricles(found)
+    if study.evaluation.held_out:
+        found += held_out_cases(places.bank, places.out, study.evaluation, size)
+    return found
 
 
 def method_of(arm: Arm, weights: Mapping[str, Path], places: Places, sitting: Sitting) -> Method:

@@ -55,6 +55,8 @@ class Arm:
     trainer: Literal["synthetic", "rules", "real", "autoencoder"] = "synthetic"
     maps: int | None = None  # train on so many label maps only: nested subsets
     maps_draw: int = 0  # which random order of the maps the subset is taken from
+    sampler: Literal["uniform", "general", "reference"] = "uniform"  # weights of the maps: rare shapes more often
+    shapes: int = 0  # edited variants of each map beside it (synthseg.anatomies.shapes)
     prior: str | None = None  # intensity priors of one contrast: "t1", or NAME/priors.tsv in the folder --priors
     slices: Slices | None = None
     needs: Needs = field(default_factory=Needs)
@@ -65,6 +67,14 @@ class Arm:
         if self.method == "adapt" and None in (self.needs.structures, self.needs.autoencoder):
             fix = 'give needs = { structures = "ARM", autoencoder = "ARM" }'
             raise ConfigError(f"arm {self.name}: needs", found="not two arms to adapt with", fix=fix)
+        if self.shapes < 0:
+            raise ConfigError(f"arm {self.name}: shapes", found=repr(self.shapes), fix="give 0 or more variants a map")
+        if self.maps is not None and (self.sampler != "uniform" or self.shapes):
+            found = f"{self.maps} maps beside a sampler or shapes"
+            raise ConfigError(f"arm {self.name}: maps", found=found, fix="leave one of the two out")
+        if self.trainer == "real" and (self.sampler != "uniform" or self.shapes):
+            found = "real images beside a sampler or shapes"
+            raise ConfigError(f"arm {self.name}: trainer", found=found, fix="use synthetic images")
 
     @property
     def trained(self) -> bool:
@@ -80,6 +90,15 @@ class Evaluation:
     changes: tuple[str, ...] = ("plain",)
     toy_changes: tuple[str, ...] = ("plain",)
     surface: bool = True
+    split_by_ventricles: bool = False  # groups of four scans and more in two: narrow and wide lateral ventricles
+    held_out: int = 0  # so many label maps are in no arm's training, and make synthetic scans
+    ventricles: tuple[float, ...] = (1.0,)  # factors on their lateral ventricles
+
+    def __post_init__(self) -> None:
+        if self.held_out < 0:
+            raise ConfigError("evaluation.held_out", found=repr(self.held_out), fix="give 0 or more maps")
+        if any(not factor > 0 for factor in self.ventricles):
+            raise ConfigError("evaluation.ventricles", found=repr(self.ventricles), fix="give factors above 0")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,12 +28,12 @@ class ArmModel(GenerativeModel):
     """The generative model with what an arm changes: intensities by rule, one acquisition, or real images."""
 
     def __init__(self, recipe: Recipe, bank: LabelBank, arm: Arm, images: ImageBank | None = None) -> None:
-        super().__init__(recipe.generation, bank, recipe.data.map_weights)
+        super().__init__(recipe.generation, bank, recipe.weights_of(bank.names))
         self.arm, self.images = arm, images
 
-    def draw(self, batch: int, *, rng: torch.Generator) -> PairDraw:
+    def draw(self, batch: int, *, rng: torch.Generator, maps: Tensor | None = None) -> PairDraw:
         """As the plain model; what replaces its draws is drawn after them."""
-        draw = super().draw(batch, rng=rng)
+        draw = super().draw(batch, rng=rng, maps=maps)
         if self.arm.trainer == "rules":
             means, stds = draw_rules(self.bank.protocol, self.classes, batch, rng=rng)
             means[:, 0], stds[:, 0] = draw.mixture.means[:, 0], draw.mixture.stds[:, 0]  # background as ever

@@ -30,6 +30,7 @@ ENDED_BY = {  # arms that a smoke test trains: enough to meet every kind
     "specific": "rc-t2-fine,r-axial-5mm",
     "rules": "random,rules",
     "resolution": "default",
+    "sampler": "uniform,sampler+shapes",
 }
 
 

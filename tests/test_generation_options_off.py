@@ -19,6 +19,7 @@ from synthseg.generation.config import (
     ClustersPrior,
     FieldOfViewPrior,
     GhostsPrior,
+    InflationPrior,
     MorphologyPrior,
     NoisePrior,
     PartialVolumePrior,
@@ -45,6 +46,7 @@ ON = {
     "field_of_view": FieldOfViewPrior(probability=1),
     "noise": NoisePrior(probability=1),
     "ghosts": GhostsPrior(probability=1),
+    "inflation": InflationPrior(probability=1),
 }
 
 # Made by the code before the optional stages (commit d075bcb, on a CPU): the mean of each tensor of a draw and of

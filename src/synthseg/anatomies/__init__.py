@@ -1,1 +1,1 @@
-"""Which anatomies a network is shown: label maps described, weighted by how rare they are, and edited into shapes no map has."""
+"""Which anatomies a network is shown: label maps described, weighted by rarity, and edited into shapes no map has."""

@@ -21,7 +21,23 @@ EPILOG = "Any command takes --debug, which shows where an error came from."
 
 def build_app() -> typer.Typer:
     """The application with all its commands."""
-    from synthseg.cli import compare, demo, doctor, effect, evaluate, generate, segment, sublabels, train
+    from synthseg.cli import (
+        bids,
+        compare,
+        demo,
+        doctor,
+        effect,
+        evaluate,
+        generate,
+        report,
+        sampler,
+        segment,
+        shapes,
+        sublabels,
+        train,
+    )
+    from synthseg.cli.cohort import cohort_app
+    from synthseg.cli.fetal import fetal_app
     from synthseg.cli.labels import labels_app
     from synthseg.cli.priors import priors_app
     from synthseg.cli.weights import weights_app
@@ -37,14 +53,19 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_global_options)
-    for module in (segment, demo, doctor, generate, train, evaluate):
+    for module in (segment, report, demo, doctor, generate, train, evaluate):
         module.register(app)
+    app.add_typer(cohort_app, name="cohort")
+    bids.register(app)
     app.add_typer(labels_app, name="labels")
     app.add_typer(weights_app, name="weights")
     sublabels.register(app)
+    sampler.register(app)
+    shapes.register(app)
     compare.register(app)
     effect.register(app)
     app.add_typer(priors_app, name="priors")
+    app.add_typer(fetal_app, name="fetal")
     return app
 
 

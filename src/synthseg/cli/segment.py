@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from synthseg.cli.process import prepare_process
+from synthseg.cli.segment_inputs import find_inputs, require_report, write_report, write_segs
+from synthseg.cli.segment_summary import summarise, tell
 from synthseg.errors import UsageError
 from synthseg.weights.places import use_model_dir
 
@@ -18,9 +20,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from synthseg.inference import BatchResult, InferenceConfig, Job, Outcome, Outputs, Segmenter
-
-INTERRUPTED = 130
-MANY = 10  # scans
 
 
 def register(app: typer.Typer) -> None:
@@ -30,13 +29,19 @@ def register(app: typer.Typer) -> None:
 
 def segment(
     context: typer.Context,
-    scans: Annotated[list[Path], typer.Argument(help="Scans, folders of scans, or .txt lists of scans.")],
+    scans: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Scans, folders of scans, patterns, .txt lists, BIDS datasets; DICOM folders, files and zips."
+        ),
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder, or for a single scan a file (.nii.gz, .mgz, ...).")],
     mode: Annotated[
         str | None,
         typer.Option(
             help="default; fast: no mirror averaging, no topology clean-up; robust: a chain of networks for scans "
-            "that are noisy, blurred or of very low resolution (for good scans use default); robust-fast: both."
+            "that are noisy, blurred or of very low resolution (for good scans use default); robust-fast: both; "
+            "fetal-published: --weights merged and cleaned up as in the fetal extension."
         ),
     ] = None,
     fast: Annotated[bool, typer.Option("--fast", help="Short for --mode fast.")] = False,
@@ -50,8 +55,20 @@ def segment(
         bool | None, typer.Option("--ct/--no-ct", help="Scans are CT, or are not. Default: recognise Hounsfield units.")
     ] = None,
     weights: Annotated[
-        str, typer.Option(help="Name (see synthseg weights list) or path; synthseg-2.0: the original's networks.")
-    ] = "default",
+        list[str] | None,
+        typer.Option(
+            help="Name (see synthseg weights list) or path; synthseg-2.0: the original's networks. Default: the "
+            "mode's. Given several times: networks for the same structures, merged into one result.",
+        ),
+    ] = None,
+    merge: Annotated[
+        str | None,
+        typer.Option(
+            help="How several --weights become one result. mean: of their posteriors (calibrated where weights have a "
+            "temperature); max: the surest network's answer, voxel by voxel; vote: the label most networks give. "
+            "Default: the mode's, mean."
+        ),
+    ] = None,
     model_dir: Annotated[
         Path | None, typer.Option(help="Folder to look in first for weights: the original's .h5 files, or ours.")
     ] = None,
@@ -97,6 +114,16 @@ def segment(
     ] = False,
     color_table: Annotated[bool, typer.Option("--color-table", help="Write the labels' colours for viewers.")] = False,
     overlay: Annotated[bool, typer.Option("--overlay", help="Write a picture of the labels over the scan.")] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Write HTML pages of the results into OUT/report (see synthseg report).")
+    ] = False,
+    series: Annotated[
+        str | None,
+        typer.Option(help="Of DICOM studies: a series' number, part of its description, or all. Default: the best."),
+    ] = None,
+    dicom_seg: Annotated[
+        bool, typer.Option("--dicom-seg", help="Write a DICOM SEG on the source series, of scans that are DICOM.")
+    ] = False,
     percentiles: Annotated[
         tuple[float, float] | None,
         typer.Option(help="Intensities that become 0 and 1. Default 1 99 (the paper); the original code has 0.5 99.5."),
@@ -141,10 +168,10 @@ def segment(
     """
     use_model_dir(model_dir)
     prepare_process(threads, device)
-    from synthseg.inference import Outputs, Segmenter, discover, plan_jobs
+    from synthseg.inference import Outputs, Segmenter, plan_jobs
 
     mode = _mode(mode, {"fast": fast, "robust": robust})
-    config = _config(mode, ct, percentiles)
+    config = _config(mode, ct, percentiles, _merge(merge, weights))
     if overlay:
         from synthseg.report.overlay import require_matplotlib
 
@@ -155,18 +182,18 @@ def segment(
         resampled=resampled,
         mask=mask,
         tissue_maps=tissue_maps,
-        color_table=color_table,
+        color_table=color_table or dicom_seg,
         overlay=overlay,
         merge_sides=merge_sides,
         structures=tuple(entry.strip() for entry in (structures or "").split(",") if entry.strip()),
         repeat=repeat,
     )
-    found, notes = discover(scans)
-    jobs = plan_jobs(found, out, outputs)
-    for note in notes:
-        typer.echo(f"note: {note}", err=True)
+    if report:
+        require_report(out)
+    given = find_inputs(scans, out, series)
+    jobs = plan_jobs([scan.path for scan in given.scans], out, outputs)
     segmenter = Segmenter(
-        weights,
+        weights[0] if weights and len(weights) == 1 else weights,
         mode,
         config=config,
         parcels=parc,
@@ -182,7 +209,12 @@ def segment(
     if (context.obj or {}).get("debug"):
         for outcome in result.failed:
             traceback.print_exception(outcome.error)
-    _summary(result, out, {"volumes": volumes, "quality": qc})
+    if report and not result.interrupted:
+        write_report(out)
+    unwritten = write_segs(result) if dicom_seg else 0
+    summarise(result, out, {"volumes": volumes, "quality": qc})
+    if given.failed or unwritten:
+        raise typer.Exit(1)
 
 
 def _mode(mode: str | None, flags: dict[str, bool]) -> str:
@@ -197,10 +229,20 @@ def _mode(mode: str | None, flags: dict[str, bool]) -> str:
     return given[0][1] if given else "default"
 
 
-def _config(mode: str, ct: bool | None, percentiles: tuple[float, float] | None) -> InferenceConfig:
+def _merge(merge: str | None, weights: list[str] | None) -> str | None:
+    """The rule asked for. Raises: UsageError if there is nothing to merge."""
+    if merge is not None and len(weights or ()) < 2:
+        raise UsageError("--merge", found="fewer than two networks", fix="give --weights once for each of them")
+    return merge
+
+
+def _config(mode: str, ct: bool | None, percentiles: tuple[float, float] | None, merge: str | None) -> InferenceConfig:
+    from synthseg.inference.config import check_merge
     from synthseg.inference.modes import mode_config
 
     config = replace(mode_config(mode), ct=ct)
+    if merge is not None:
+        config = replace(config, merge=check_merge(merge))
     return config if percentiles is None else replace(config, percentiles=percentiles)
 
 
@@ -213,7 +255,7 @@ def _run(segmenter: Segmenter, jobs: list[Job], outputs: Outputs, options: dict[
 
         draw = write_overlay
     if not sys.stderr.isatty():  # nobody to show a bar to, and rich need not be loaded
-        return run_batch(segmenter, jobs, outputs, BatchOptions(**options, overlay=draw, progress=_tell))
+        return run_batch(segmenter, jobs, outputs, BatchOptions(**options, overlay=draw, progress=tell))
     with _bar() as bar:
         task = bar.add_task("", total=len(jobs))
 
@@ -222,7 +264,7 @@ def _run(segmenter: Segmenter, jobs: list[Job], outputs: Outputs, options: dict[
 
         def finished(outcome: Outcome) -> None:
             bar.advance(task)
-            _tell(outcome)
+            tell(outcome)
 
         return run_batch(
             segmenter, jobs, outputs, BatchOptions(**options, overlay=draw, starting=starting, progress=finished)
@@ -241,57 +283,3 @@ def _bar() -> Progress:
         TimeElapsedColumn(),
     )
     return Progress(*columns, console=Console(stderr=True), transient=True)
-
-
-def _tell(outcome: Outcome) -> None:
-    name = outcome.job.scan
-    if outcome.status == "failed":
-        typer.echo(f"failed: {outcome.message}", err=True)
-        return
-    if outcome.status == "skipped":
-        typer.echo(f"skipped: {name}: {outcome.message}")
-        return
-    total_name, total = next(iter(outcome.volumes_mm3.items()))
-    spread = (outcome.intervals_mm3 or {}).get(total_name)
-    bar = "" if spread is None else f", 95 % {spread.low / 1000:.0f} to {spread.high / 1000:.0f}"
-    typer.echo(f"done: {name} ({outcome.seconds:.1f} s, {total_name} {total / 1000:.0f} ml{bar})")
-    if outcome.quality is not None:
-        typer.echo(f"  {outcome.quality.sentence}")
-    for note in outcome.notes:
-        typer.echo(f"  note: {note}")
-
-
-def _summary(result: BatchResult, out: Path, tables: dict[str, Path | None]) -> None:
-    """Say what became of the scans; exit 1 if any failed, 130 after an interrupt."""
-    counts = ", ".join(f"{result.count(s)} {s}" for s in ("done", "skipped", "failed") if result.count(s))
-    places = [f"results in {out}"]
-    if not result.table_error:
-        places += [f"{what} in {table}" for what, table in tables.items() if table]
-    found = result.count("failed") < len(result.outcomes)
-    typer.echo((counts or "nothing done") + ("; " + ", ".join(places) if found else ""))
-    _summarise_quality(result)
-    if len(result.outcomes) > MANY:  # the messages have scrolled away by now
-        for outcome in result.failed:
-            typer.echo(f"  failed: {outcome.job.scan}", err=True)
-    if result.failed:
-        folder = result.failed[0].job.files["record"].parent
-        typer.echo(f"why a scan failed is kept in {folder / '*_synthseg_failed.json'}", err=True)
-    if result.table_error:
-        typer.echo(f"failed: {result.table_error}; the same command again puts the missing rows in", err=True)
-    if result.interrupted:
-        left = len(result.remaining)
-        typer.echo(f"interrupted with {left} scan(s) left; the same command again goes on from here", err=True)
-        raise typer.Exit(INTERRUPTED)
-    if result.failed or result.table_error:
-        codes = {getattr(outcome.error, "exit_code", 1) for outcome in result.failed}
-        raise typer.Exit(codes.pop() if len(result.outcomes) == len(codes) == 1 else 1)
-
-
-def _summarise_quality(result: BatchResult) -> None:
-    """How many scans pass, warn and fail, and which fail. Nothing if quality was not asked for."""
-    verdicts = {verdict: result.with_verdict(verdict) for verdict in ("pass", "warn", "fail")}
-    if any(verdicts.values()):
-        typer.echo("quality: " + ", ".join(f"{len(scans)} {verdict}" for verdict, scans in verdicts.items()))
-    for outcome in verdicts["fail"]:
-        assert outcome.quality is not None  # or it would have no verdict
-        typer.echo(f"  {outcome.job.scan}: {outcome.quality.sentence.removeprefix('quality: ')}")

@@ -38,7 +38,7 @@ def sublabels(
     For label maps that leave tissue unmodelled, such as hearts without a chest (Billot et al. 2023, section 5.4). Train
     on the results with the protocol.tsv beside them.
     """
-    from synthseg.cli.places import volumes_in
+    from synthseg.cli.places import images_of, volumes_in
     from synthseg.generation.sublabel_files import split_files
     from synthseg.generation.sublabels import SubLabelSpec
     from synthseg.labels import load_protocol
@@ -51,7 +51,7 @@ def sublabels(
         smooth=smooth,
     )
     files = volumes_in(labels, label_pattern, what="label map")
-    found = {} if images is None else _images_of(files, images, image_pattern)
+    found = {} if images is None else images_of(files, images, image_pattern)
     for result in split_files(files, out, spec, images=found, versions=versions, seed=seed, overwrite=overwrite):
         how = "geometry" if result.image is None else result.image.name
         typer.echo(f"{result.path}: background in {result.background}, by {how}")
@@ -76,23 +76,3 @@ def _values(text: str) -> tuple[int, ...]:
     if not all(word.isdecimal() for word in words):
         raise UsageError("--keep", found=repr(text), fix="give label values such as 1,64,71")
     return tuple(int(word) for word in words)
-
-
-def _images_of(files: list[Path], images: Path, pattern: str) -> dict[Path, Path]:
-    """The image of each label map that has one; an image of several is an error."""
-    from synthseg.errors import UsageError
-    from synthseg.evaluation.pairing import pair_files
-
-    if images.is_file() and len(files) > 1:
-        raise UsageError(images, found=f"one image for {len(files)} label maps", fix="give a folder of images")
-    found: dict[Path, Path] = {}
-    for file in files:
-        for pair in pair_files(file, images, truth_pattern=pattern).pairs:
-            if pair.truth in found.values():
-                fix = "name image and label map alike, or narrow them down with patterns"
-                raise UsageError(pair.truth, found=f"an image that fits {file.name} and another label map", fix=fix)
-            found[file] = pair.truth
-    if not found:
-        fix = "name image and label map alike, or leave --images out to split by geometry"
-        raise UsageError(images, found="no image that fits the name of a label map", fix=fix)
-    return found

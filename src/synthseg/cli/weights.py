@@ -167,15 +167,34 @@ def calibrate_command(
     recipe: Annotated[
         Path | None, typer.Option(help="recipe of the weights' training, where their card lacks it")
     ] = None,
+    temperature: Annotated[
+        bool,
+        typer.Option(
+            "--temperature",
+            help="Fit how sure the network may be, by likelihood, for the mean of several networks; not int8's ranges.",
+        ),
+    ] = False,
     role: Role = None,
     model_dir: ModelDir = None,
 ) -> None:
-    """Add to weights what int8 needs: the ranges of values inside the network. Tensors stay as they are."""
+    """Add to weights what int8 needs, the ranges of values inside the network, or a temperature. Tensors stay."""
     from synthseg.training.calibration import calibrate
 
     use_model_dir(model_dir)
+    if temperature:
+        _calibrate_temperature(name, bank, out, images=images, seed=seed, recipe=recipe, role=role)
+        return
     card = calibrate(name, bank, out, images=images, seed=seed, recipe=recipe, role=role)
     typer.echo(f"wrote {out}: {len(card['int8']['ranges'])} convolutions of {card['name']} can run in int8")
+
+
+def _calibrate_temperature(name: str, bank: Path, out: Path, **options: Any) -> None:
+    from synthseg.training.temperature import calibrate_temperature
+
+    card = calibrate_temperature(name, bank, out, **options)
+    (nll, then), (error, less) = card["calibration"]["nll"], card["calibration"]["calibration_error"]
+    typer.echo(f"wrote {out}: temperature {card['temperature']:.3f} of {card['name']}")
+    typer.echo(f"  -log likelihood {nll:.4f} -> {then:.4f}, calibration error {error:.4f} -> {less:.4f}")
 
 
 def _sides(text: str) -> tuple[int, int, int]:

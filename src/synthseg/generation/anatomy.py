@@ -66,16 +66,25 @@ class AnatomyTables:
 
 
 def draw_anatomy(
-    prior: AnatomyPrior, grid: GridPrior, bank: LabelBank, map_weights: Tensor, batch: int, *, rng: torch.Generator
+    prior: AnatomyPrior,
+    grid: GridPrior,
+    bank: LabelBank,
+    map_weights: Tensor,
+    batch: int,
+    *,
+    rng: torch.Generator,
+    maps: Tensor | None = None,
 ) -> AnatomyDraw:
     """Choose maps (with replacement, by weight), crops and switches.
 
     Args:
         map_weights: [N] non-negative, on the bank's device.
+        maps: [B] int64, label maps chosen elsewhere. The stream gives what follows the same numbers either way.
     Source: reference 2.3 steps 0, 2 and 3. The last crop position is drawn too, which the original never does.
     """
     device = rng.device
     chosen = torch.multinomial(map_weights, batch, replacement=True, generator=rng)
+    chosen = chosen if maps is None else maps
     donor = torch.multinomial(map_weights, batch, replacement=True, generator=rng)
     spacing = bank.spacing_mm[chosen]
     size = torch.tensor(grid.shape, device=device)

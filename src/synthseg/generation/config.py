@@ -18,6 +18,7 @@ from synthseg.generation.config_stages import (
     ClustersPrior,
     FieldOfViewPrior,
     GhostsPrior,
+    InflationPrior,
     MorphologyPrior,
     NoisePrior,
     PartialVolumePrior,
@@ -221,6 +222,7 @@ class GenerationConfig:
     field_of_view: FieldOfViewPrior = field(default_factory=FieldOfViewPrior)
     noise: NoisePrior = field(default_factory=NoisePrior)
     ghosts: GhostsPrior = field(default_factory=GhostsPrior)
+    inflation: InflationPrior = field(default_factory=InflationPrior)
 
 
 def paper() -> GenerationConfig:

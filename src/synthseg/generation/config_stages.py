@@ -174,3 +174,26 @@ class GhostsPrior:
     def enabled(self) -> bool:
         """Whether the stage is drawn at all."""
         return self.probability > 0 and self.max_strength > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class InflationPrior:
+    """One label of a pair grown by a voxel or two, over whatever lies there, in image and target alike.
+
+    Source: the fetal extension's label inflation (reference A.6.2), which its own training leaves off. Its values:
+    ``probability = 1`` and the edges below, of which half change nothing.
+    """
+
+    probability: float = 0.0  # of the pairs
+    edges: tuple[int, ...] = (1, 1, 1, 2, 3, 4)  # voxels of the cube that grows it, each equally likely; 1: as it was
+    values: tuple[int, ...] = ()  # labels, each equally likely; empty: all with a target, the background excepted
+
+    def __post_init__(self) -> None:
+        _probability("inflation.probability", self.probability)
+        usable = bool(self.edges) and all(1 <= edge <= 9 for edge in self.edges)
+        _require(usable, "inflation.edges", self.edges, "give edges of 1 to 9 voxels")
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the stage is drawn at all."""
+        return self.probability > 0 and max(self.edges) > 1

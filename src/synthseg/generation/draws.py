@@ -18,6 +18,7 @@ from synthseg.generation.acquisition import AcquisitionDraw
 from synthseg.generation.anatomy import AnatomyDraw
 from synthseg.generation.clusters import ClustersDraw
 from synthseg.generation.deformation import DeformationDraw
+from synthseg.generation.inflation import InflationDraw
 from synthseg.generation.intensity import BiasDraw, GammaDraw, MixtureDraw
 from synthseg.generation.morphology import MorphologyDraw
 from synthseg.generation.partial_volume import PartialVolumeDraw
@@ -53,6 +54,7 @@ class PairDraw(NamedTuple):
     field_of_view: FieldOfViewDraw | Off = Off()
     noise: NoiseDraw | Off = Off()
     ghosts: GhostsDraw | Off = Off()
+    inflation: InflationDraw | Off = Off()
 
     def element(self, index: int) -> PairDraw:
         """The draw of one element (negative counts from the end), as a batch of one.
@@ -130,5 +132,6 @@ _STAGES: dict[str, Any] = {
     "field_of_view": FieldOfViewDraw,
     "noise": NoiseDraw,
     "ghosts": GhostsDraw,
+    "inflation": InflationDraw,
 }
 OPTIONAL = tuple(PairDraw._field_defaults)

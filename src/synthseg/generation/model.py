@@ -21,6 +21,7 @@ from synthseg.generation.bank import LabelBank
 from synthseg.generation.config import GenerationConfig, MixturePrior
 from synthseg.generation.deformation import draw_deformation
 from synthseg.generation.draws import Off, PairDraw, drawn
+from synthseg.generation.inflation import inflated_values
 from synthseg.generation.intensity import (
     apply_bias,
     apply_gamma,
@@ -61,6 +62,7 @@ class GenerativeModel:
         self.bank = bank
         self.tables = AnatomyTables.of(bank.protocol, config.anatomy, bank.device)
         self.tissues = TissueTables.of_protocol(bank.protocol, bank.device)
+        inflated_values(config.inflation, bank.protocol)  # wrong ones are told here, not after a first pair
         column = _class_column(config.mixture, bank.protocol)
         self.classes = torch.as_tensor(column, device=bank.device)
         self.left_class = self._left_classes(column)
@@ -92,13 +94,14 @@ class GenerativeModel:
             )
         return given.to(self.bank.device)
 
-    def draw(self, batch: int, *, rng: torch.Generator) -> PairDraw:
+    def draw(self, batch: int, *, rng: torch.Generator, maps: Tensor | None = None) -> PairDraw:
         """Decide everything random about ``batch`` pairs; ``rng`` must be on the bank's device.
 
+        ``maps`` ([B] int64) are label maps chosen elsewhere; ``rng`` gives everything else what it gave without.
         Optional stages come last: switching one on leaves what a seed gives the others as it was.
         """
         config, grid = self.config, self.config.grid
-        anatomy = draw_anatomy(config.anatomy, grid, self.bank, self.map_weights, batch, rng=rng)
+        anatomy = draw_anatomy(config.anatomy, grid, self.bank, self.map_weights, batch, rng=rng, maps=maps)
         draw = PairDraw(
             anatomy=anatomy,
             deformation=draw_deformation(config.deformation, grid, batch, rng=rng),

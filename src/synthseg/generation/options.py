@@ -15,6 +15,7 @@ from synthseg.generation.anatomy import entry_labels
 from synthseg.generation.clusters import cluster_regions, draw_clusters
 from synthseg.generation.deformation import Placement, place
 from synthseg.generation.draws import Off, PairDraw
+from synthseg.generation.inflation import draw_inflation, inflated
 from synthseg.generation.lookup import Scene, gaussian_tables, read_tables
 from synthseg.generation.morphology import draw_morphology, morphology_placement
 from synthseg.generation.partial_volume import draw_partial_volume, offsets_mm
@@ -50,13 +51,14 @@ def draw_options(model: GenerativeModel, batch: int, *, rng: torch.Generator) ->
         "field_of_view": lambda: draw_field_of_view(config.field_of_view, batch, rng=rng),
         "noise": lambda: draw_noise(config.noise, grid, batch, rng=rng),
         "ghosts": lambda: draw_ghosts(config.ghosts, batch, rng=rng),
+        "inflation": lambda: draw_inflation(config.inflation, model.bank.protocol, batch, rng=rng),
     }
     return {name: drawn() for name, drawn in stages.items() if getattr(config, name).enabled}
 
 
 def changes_reading(draw: PairDraw) -> bool:
     """Whether any option stands between the label map and the Gaussians."""
-    stages = (draw.partial_volume, draw.clusters, draw.morphology, draw.surroundings)
+    stages = (draw.partial_volume, draw.clusters, draw.morphology, draw.surroundings, draw.inflation)
     return not all(isinstance(stage, Off) for stage in stages)
 
 
@@ -78,6 +80,20 @@ def place_with_options(model: GenerativeModel, draw: PairDraw) -> list[Placement
 
 def read_with_options(model: GenerativeModel, draw: PairDraw) -> Reading:
     """Labels and Gaussians of a draw with any of the options that :func:`changes_reading` names."""
+    reading = _read(model, draw)
+    if isinstance(draw.inflation, Off):
+        return reading
+    grown = inflated(reading.labels, draw.inflation, model.config.inflation)
+    own = model.classes[draw.inflation.label][:, None]  # [B, 1]: the Gaussian of the label that grows
+    means, stds = (
+        torch.where(grown[:, None], table.gather(1, own).view(-1, 1, 1, 1, 1), values)
+        for table, values in ((draw.mixture.means, reading.means), (draw.mixture.stds, reading.stds))
+    )
+    return Reading(torch.where(grown, draw.inflation.label.view(-1, 1, 1, 1), reading.labels), means, stds)
+
+
+def _read(model: GenerativeModel, draw: PairDraw) -> Reading:
+    """What :func:`read_with_options` reads before any label grows."""
     config, grid, anatomy = model.config, model.config.grid, draw.anatomy
     within, clusters, surroundings = draw.partial_volume, draw.clusters, draw.surroundings
     pasting = config.anatomy.lesion_probability > 0 and config.anatomy.lesion_paste_probability > 0

@@ -135,6 +135,7 @@ def _shapes(model: GenerativeModel, batch: int) -> dict[tuple[str, str], tuple[i
         **{("ghosts", key): one for key in ("axis", "copies", "strength")},
         ("clusters", "fields"): (batch, 2, *cluster_nodes(config.clusters, grid)),
         ("clusters", "offsets"): (batch, REGIONS, len(model.classes)),
+        **{("inflation", key): one for key in ("label", "edge")},
     }
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from synthseg.errors import UsageError, WeightsError
+from synthseg.inference.ensemble import FIRST, with_members
 from synthseg.inference.model import IMAGE, Model, load_model
 from synthseg.inference.modes import ADD_ONS, LOCATOR, add_on_weights, find_mode, locator_weights
 from synthseg.inference.structures import CORTEX_VALUES, Structure
@@ -19,7 +20,8 @@ from synthseg.weights.original import FAMILIES
 from synthseg.weights.store import roles_offered
 
 AnyWeights = str | Path | Model
-Weights = AnyWeights | Mapping[str, AnyWeights] | None
+OneOrByRole = AnyWeights | Mapping[str, AnyWeights] | None
+Weights = OneOrByRole | Sequence[AnyWeights]
 MODES_OWN = (None, "default")  # weights that leave the choice to the mode
 
 
@@ -38,26 +40,31 @@ def gather(
         mode: a name in ``modes.toml``.
         weights: in place of the mode's own: one of them, whose role says which it replaces, or several by role.
             None and "default" leave the mode's. By role, "locator" is one too. A family ("synthseg-2.0") or a Keras
-            file of several networks stands for all the roles it has.
+            file of several networks stands for all the roles it has. Several in a list are networks for the same
+            structures, to be merged (``ensemble.py``); the first says what the others must be.
         parcels, quality: True for those of the family, else for the weights that ``modes.toml`` names; or others;
             False without.
         protocol: the label protocol the caller counts on (a name or a .tsv); None takes that of the weights.
         locator: what finds the brain first, of role "tissues": False for none, True for the weights that ``modes.toml``
             names (none for a network from memory that states a field of view: it finds the brain itself; none for
             another organ than the brain).
-    Returns: role -> model, in the order in which they run; "locator" only if the network of the structures is shown
-        windows (``focus.py``) and S1 is not there to find the brain.
+    Returns: role -> model, in the order in which they run, further networks for the structures last; "locator" only
+        if the network of the structures is shown windows (``focus.py``) and S1 is not there to find the brain.
     Raises: WeightsError for weights that are missing, damaged, of a role the mode has no use for or that do not fit the
-        others; ConfigError for an unknown mode; UsageError for an unknown role.
+        others; ConfigError for an unknown mode; UsageError for an unknown role, several networks where the mode cannot
+        merge any, or none where the mode has none.
     """
     if isinstance(weights, Mapping):
         weights = dict(weights)
         locator = weights.pop(LOCATOR, locator)
-    wanted, add_ons = _choose(mode, weights)
+    first, others = _listed(weights)
+    wanted, add_ons = _choose(mode, first)
     for role, asked in zip(ADD_ONS, (parcels, quality), strict=True):
         if asked is not False:
             wanted[role] = add_ons[role] if asked is True else asked
     models = {role: _of_role(given, role) for role, given in wanted.items()}
+    if others:
+        models = with_members(models, [_of_role(given, FIRST) for given in others])
     check_fit(models)
     if protocol is not None:
         _require_protocol(main_of(models), protocol)
@@ -72,12 +79,25 @@ def gather(
     return {LOCATOR: _of_role(locator, "tissues"), **models}
 
 
-def _choose(mode: str, weights: Weights) -> tuple[dict[str, AnyWeights], dict[str, AnyWeights]]:
+def _listed(weights: Weights) -> tuple[OneOrByRole, tuple[AnyWeights, ...]]:
+    """The first of a list of weights, and the others; what is no list has no others."""
+    if weights is None or isinstance(weights, str | Path | Model | Mapping):
+        return weights, ()
+    first, *others = list(weights) or ["default"]
+    return first, tuple(others)
+
+
+def _choose(mode: str, weights: OneOrByRole) -> tuple[dict[str, AnyWeights], dict[str, AnyWeights]]:
     """Weights by role of a mode, and those of the add-ons if they are asked for.
 
     Raises: WeightsError, UsageError, ConfigError as for :func:`gather`.
     """
     wanted: dict[str, AnyWeights] = dict(find_mode(mode).weights.by_role())
+    if not wanted:
+        named = weights.get(FIRST) if isinstance(weights, Mapping) else weights
+        if named in MODES_OWN:
+            raise UsageError(f"mode {mode}", found="no weights", fix="name them: --weights NAME, or a file")
+        wanted = {FIRST: named}
     add_ons: dict[str, AnyWeights] = {role: add_on_weights(role) for role in ADD_ONS}
     if isinstance(weights, Mapping):
         strange = sorted(set(weights) - set(wanted))

@@ -11,6 +11,7 @@ from synthseg.volumes.standard import PERCENTILES, SPACING_TOLERANCE
 Space = Literal["native", "1mm", "both"]
 Precision = Literal["float32", "bfloat16", "int8"]
 ParcelScaling = Literal["hemisphere", "joint"]
+Merge = Literal["mean", "max", "vote"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,7 @@ class InferenceConfig:
     parcel_smoothing_sigma_vox: float = 0.5
     # Parcels add up to the cortex of their own hemisphere, or all of them to that of both (reference C.9).
     parcel_scaling: ParcelScaling = "hemisphere"
+    merge: Merge = "mean"  # how several networks for the structures become one result (``ensemble.py``)
 
     def __post_init__(self) -> None:
         low, high = self.percentiles
@@ -51,6 +53,7 @@ class InferenceConfig:
         for name in ("foreground_threshold", "class_threshold", "channel_threshold"):
             _check(0 <= getattr(self, name) < 1, name, getattr(self, name), "a probability in [0, 1)")
         check_precision(self.precision)
+        check_merge(self.merge)
         _check(
             self.parcel_scaling in get_args(ParcelScaling), "parcel_scaling", self.parcel_scaling, "hemisphere or joint"
         )
@@ -69,6 +72,12 @@ def check_precision(precision: str) -> Precision:
     """Raise ConfigError unless ``precision`` is float32, bfloat16 or int8."""
     _check(precision in get_args(Precision), "precision", precision, "float32, bfloat16 or int8")
     return precision  # type: ignore[return-value]
+
+
+def check_merge(merge: str) -> Merge:
+    """Raise ConfigError unless ``merge`` is mean, max or vote."""
+    _check(merge in get_args(Merge), "merge", merge, "mean, max or vote")
+    return merge  # type: ignore[return-value]
 
 
 def check_space(space: str) -> Space:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from synthseg.engine.memory import resident_bytes
+from synthseg.inference.ensemble import members_of
 from synthseg.inference.model import Model
 from synthseg.inference.needs import Needs
 from synthseg.inference.passes import room_for
@@ -83,7 +84,7 @@ def forecast(segmenter: Segmenter, path: Path, speed: Speed, want: Want | None =
     needs = room_for(placement, prepared, want or Want(), config)
     plans = [
         (one, placement.plan_of(one, window, passes=count, needs=needs))
-        for one, count in passes_of(segmenter.models, flip=config.flip)
+        for one, count in passes_of(segmenter.models, flip=config.flip, merge=config.merge)
     ]
     plan = next(found for one, found in plans if one is model)
     network_bytes = None if plan is None else max(found.bytes for _, found in plans if found is not None) + needs.beside
@@ -109,10 +110,10 @@ def forecast(segmenter: Segmenter, path: Path, speed: Speed, want: Want | None =
 
 
 def _network_seconds(segmenter: Segmenter, speed: Speed, window: int) -> float:
-    """All networks on the window, that of the structures twice with mirror averaging."""
-    total = 0.0
+    """All networks on the window, those of the structures twice with mirror averaging."""
+    total, members = 0.0, members_of(segmenter.models)
     for role, seconds in speed.items():
-        twice = segmenter.config.flip and segmenter.models[role] is segmenter.model
+        twice = segmenter.config.flip and role in members
         total += window * seconds * (2 if twice else 1)
     return total
 

@@ -47,7 +47,8 @@ class Model:
     ``ranges`` are those of its activations, for int8, and ``ranges_problem`` says why those of its file cannot be read:
     other precisions do without. ``backend`` is what runs it (:meth:`on`). ``organ`` is what the scans show, ``flip``
     whether a mirrored scan is one that the network knows, ``ct_window`` its own window for CT in Hounsfield units
-    (:meth:`settings`).
+    (:meth:`settings`). ``temperature`` is what its logits are divided by before it is averaged with other networks;
+    None was never fitted and counts as 1.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Model:
     organ: str = BRAIN
     flip: bool = True
     ct_window: tuple[float, float] | None = None
+    temperature: float | None = None
     ranges: Mapping[str, Range] | None = None
     ranges_problem: WeightsError | None = field(default=None, compare=False)
     backend: Backend = field(default_factory=PlainBackend, compare=False)
@@ -170,6 +172,7 @@ def load_model(weights: str | Path, *, role: str | None = "structures") -> Model
         organ=organ_of(card),
         flip=bool(card.get("flip", True)),
         ct_window=_ct_window(card),
+        temperature=None if card.get("temperature") is None else float(card["temperature"]),
         ranges=ranges,
         ranges_problem=ranges_problem,
     )

@@ -40,7 +40,7 @@ class Mode:
     """One table of ``modes.toml``: networks by role, and settings other than the defaults."""
 
     description: str
-    weights: RoleWeights
+    weights: RoleWeights = RoleWeights()  # none: the caller must name the network of the structures
     inference: InferenceConfig = DEFAULT
 
 
@@ -61,9 +61,11 @@ def modes_from_tables(tables: Mapping[str, Any], *, where: str = FILE) -> tuple[
         mode = config_from_dict(Mode, table, where=f"{where}: {name}")
         roles = set(mode.weights.by_role())
         wholes = [EXTRAS[name]] if name in EXTRAS else [ONE_NETWORK, HIERARCHY]
-        if roles not in wholes:
+        if roles not in wholes and (roles or name in EXTRAS):
             fix = "name weights for " + " or for ".join(", ".join(sorted(whole)) for whole in wholes)
-            raise ConfigError(f"{where}: {name}.weights", found=f"weights for {', '.join(sorted(roles))}", fix=fix)
+            raise ConfigError(
+                f"{where}: {name}.weights", found=f"weights for {', '.join(sorted(roles)) or 'no role'}", fix=fix
+            )
         (extras if name in EXTRAS else modes)[name] = mode
     missing = [name for name in ("default", *EXTRAS) if name not in modes and name not in extras]
     if missing:

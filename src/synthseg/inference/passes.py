@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -14,12 +14,14 @@ from torch import Tensor
 from synthseg.inference.bundle import main_of
 from synthseg.inference.collect import Collector
 from synthseg.inference.config import InferenceConfig
+from synthseg.inference.ensemble import FIRST, joint_plan, members_of, stream_mean
 from synthseg.inference.focus import touching, widened
 from synthseg.inference.hierarchy import denoised, tissue_groups, with_groups
+from synthseg.inference.merging import merge_cleaned
 from synthseg.inference.needs import Needs, needs_of
 from synthseg.inference.parcels import Parcels, predict_parcels
 from synthseg.inference.placement import Placement, passes_of
-from synthseg.inference.predict import Smoother, require_finite, stream_posteriors
+from synthseg.inference.predict import Smoother
 from synthseg.inference.prepare import Prepared, subject_of
 from synthseg.inference.quality import Quality, QualityInputs, predict_quality
 from synthseg.inference.sparse import SparsePosteriors
@@ -56,7 +58,9 @@ class Answers:
 def room_for(placement: Placement, prepared: Prepared, want: Want, config: InferenceConfig) -> Needs:
     """What a scan takes beside the networks' passes. Raises: SynthsegError if the limit of memory is too low for it."""
     needs = needs_of(prepared, placement.models, want, on_cpu=placement.on_cpu)
-    passes = passes_of(placement.models, flip=config.flip)
+    if config.merge != "mean":  # what is left of each network's answer is kept until the last one has run
+        needs = replace(needs, gathered=needs.gathered * len(members_of(placement.models)))
+    passes = passes_of(placement.models, flip=config.flip, merge=config.merge)
     placement.require_room(passes, prepared.padded.shape, needs, subject_of(prepared.scan))
     return needs
 
@@ -76,8 +80,11 @@ def run_networks(
         want: what will be made of the answers: the limit of memory holds for that too.
     The posteriors of the structures pass slab by slab: averaged with the mirrored image's, read by quality control,
     smoothed, read for the parcels, cleaned up. Where the brain reaches beyond the image, a wider one is segmented.
+    Several networks for the structures become one result as ``config.merge`` says (``ensemble.py``).
     Raises: SynthsegError if the limit of memory is too low, before the networks run.
     """
+    if config.merge != "mean" and len(members_of(placement.models)) > 1:
+        return _merged(placement, prepared, want, config, watch)
     models, subject = placement.models, subject_of(prepared.scan)
     needs = room_for(placement, prepared, want, config)
     model, scorer = main_of(models), models.get("quality")
@@ -107,14 +114,12 @@ def run_networks(
             counts[:] += touching(slab, start, shape[0])
             collector.add(start, slab)
 
-    plan = placement.plan_of(model, shape, passes=2 if config.flip else 1, needs=needs)
-    slabs = stream_posteriors(model.runner, inputs, channels.partners, flip=config.flip, plan=plan)
+    slabs = _mean(placement, inputs, needs, config, subject)
     while True:
         with watch.on("predict"):
             start, slab = next(slabs, (-1, None))
             if slab is None:
                 break
-            require_finite(slab, model.name, subject)
         if scored is not None and scored.model.soft_inputs:
             with watch.on("quality"):
                 scored.add(start, slab)
@@ -140,6 +145,39 @@ def run_networks(
     with watch.on("postprocess"):
         posteriors = collector.finish()
     return Answers(prepared, posteriors, parcels, quality)
+
+
+def _mean(
+    placement: Placement, inputs: Tensor, needs: Needs, config: InferenceConfig, subject: str
+) -> Iterator[tuple[int, Tensor]]:
+    """The posteriors of the structures' network, or the mean of several, slab by slab."""
+    shape = tuple(inputs.shape[2:])
+    members = list(members_of(placement.models).values())
+    passes = len(members) * (2 if config.flip else 1)
+    plans = [(model, placement.plan_of(model, shape, passes=passes, needs=needs)) for model in members]
+    return stream_mean(members, inputs, flip=config.flip, plan=joint_plan(plans), subject=subject)
+
+
+def _merged(placement: Placement, prepared: Prepared, want: Want, config: InferenceConfig, watch: Stopwatch) -> Answers:
+    """Every network's answer on its own, cleaned up, then all of them merged. They all see the same window.
+
+    Raises: SynthsegError if the limit of memory is too low, before the networks run.
+    """
+    members = members_of(placement.models)
+    room_for(placement, prepared, want, config)
+    others = {role: model for role, model in placement.models.items() if role not in members}
+    found: list[SparsePosteriors] = []
+    while len(found) < len(members):
+        member = list(members.values())[len(found)]
+        answer = run_networks(replace(placement, models={FIRST: member, **others}), prepared, None, want, config, watch)
+        if found and answer.prepared.window != prepared.window:
+            found = []  # this one saw the brain go on: those before it must see the wider window too
+        else:
+            found.append(answer.posteriors)
+        prepared = answer.prepared
+    with watch.on("merge"):
+        merged = merge_cleaned(found, config.merge)
+    return Answers(prepared, merged, None, None)
 
 
 def _inputs(

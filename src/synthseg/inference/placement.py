@@ -14,6 +14,7 @@ from synthseg.engine.memory import Plan, available_bytes, format_size, plan, res
 from synthseg.engine.program import can_run
 from synthseg.errors import SynthsegError
 from synthseg.inference.bundle import main_of
+from synthseg.inference.ensemble import members_of
 from synthseg.inference.model import Model
 from synthseg.inference.needs import BYTES_A_VOXEL, Needs
 from synthseg.inference.predict import OutOfMemory, enough_memory, forget_frames
@@ -133,6 +134,8 @@ class Placement:
             return []
         if largest is self.models.get("parcels"):
             return ["leave out --parc"]
+        if len(members_of(self.models)) > 1:
+            return ["merge fewer networks"]
         if "guided" in self.models:
             return ["use the default mode with --weights compact"]
         return ["use --weights compact"] if largest is main and main.name == ALIASES["default"] else []
@@ -174,10 +177,14 @@ def release(device: torch.device) -> None:
         torch.mps.empty_cache()
 
 
-def passes_of(models: Mapping[str, Model], *, flip: bool) -> list[tuple[Model, int]]:
-    """The networks that see the window, and how many passes of each are held side by side."""
-    main = main_of(models)
-    return [(model, 2 if flip and model is main else 1) for role, model in models.items() if role not in APART]
+def passes_of(models: Mapping[str, Model], *, flip: bool, merge: str = "mean") -> list[tuple[Model, int]]:
+    """The networks that see the window, and how many passes are held side by side while each of them runs.
+
+    Those of several networks whose mean is taken all at once; by another rule of ``merge`` they run one after another.
+    """
+    members = members_of(models)
+    held = (2 if flip else 1) * (len(members) if merge == "mean" else 1)
+    return [(model, held if role in members else 1) for role, model in models.items() if role not in APART]
 
 
 def place(models: Mapping[str, Model], choice: Choice, *, limit: int | None = None) -> Placement:

@@ -48,7 +48,13 @@ def pick_device(device: str) -> torch.device:
 
 @torch.inference_mode()  # as a decorator, which leaves the mode while the caller has a slab
 def stream_posteriors(
-    runner: Runner, inputs: Tensor, partners: np.ndarray, *, flip: bool, plan: Plan | None = None
+    runner: Runner,
+    inputs: Tensor,
+    partners: np.ndarray,
+    *,
+    flip: bool,
+    plan: Plan | None = None,
+    temperature: float = 1.0,
 ) -> Iterator[tuple[int, Tensor]]:
     """Posteriors of every channel, slab by slab in ascending order along X: (first plane, [n, Y, Z, C] float32).
 
@@ -58,6 +64,7 @@ def stream_posteriors(
         partners: [C] channel of the same structure on the other side.
         flip: average with the posteriors of the mirrored image, left and right exchanged.
         plan: how thick slabs are and what is kept; None takes everything at once.
+        temperature: what logits are divided by, of every pass on its own (:func:`tempered`).
     Yields: slabs that the caller may overwrite; each sums to 1 over C.
     Source: Billot et al. 2023, section 3.3 (mirror averaging).
     """
@@ -70,9 +77,9 @@ def stream_posteriors(
     exchange = torch.from_numpy(np.asarray(partners, dtype=np.int64)).to(inputs.device)
     for start in range(0, width, slab or width):
         stop = min(start + (slab or width), width)
-        part = straight.posteriors(start, stop)
+        part = tempered(straight.posteriors(start, stop), temperature)
         if mirrored is not None:
-            other = mirrored.posteriors(width - stop, width - start)
+            other = tempered(mirrored.posteriors(width - stop, width - start), temperature)
             average_with_mirrored(part, other.flip(0), exchange)
             del other
         yield start, part
@@ -128,6 +135,17 @@ def forget_frames(error: BaseException) -> None:
         traceback.clear_frames(link.__traceback__)
         link.__traceback__ = None
         link = link.__cause__ or link.__context__
+
+
+def tempered(posteriors: Tensor, temperature: float) -> Tensor:
+    """Posteriors as they were had the logits been divided by ``temperature``, in place: [..., C], each summing to 1.
+
+    A softmax to the power 1/T, normalised, is the softmax of the logits over T. Source: Guo et al. 2017, section 4.2.
+    """
+    if temperature == 1:
+        return posteriors
+    posteriors.pow_(1 / temperature)
+    return posteriors.div_(posteriors.sum(-1, keepdim=True))
 
 
 def average_with_mirrored(posteriors: Tensor, mirrored: Tensor, partners: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from synthseg.inference.ensemble import members_of
 from synthseg.inference.outputs import Outputs
 from synthseg.inference.quality import FAIL_BELOW, WARN_BELOW, Quality
 from synthseg.inference.segmentation import Interval, Segmentation
@@ -28,12 +29,16 @@ FORMAT = 2  # since weights are listed by role
 def settings_of(segmenter: Segmenter, outputs: Outputs) -> dict[str, Any]:
     """All that decides what the files hold: equal settings and an equal scan give equal results.
 
-    ``weights`` are those of every network of the run, by role; ``quality`` has the thresholds of the verdicts.
+    ``weights`` are those of every network of the run, by role, with their temperatures where several are averaged;
+    ``quality`` has the thresholds of the verdicts.
     """
-    weights = {
+    weights: dict[str, dict[str, Any]] = {
         role: {"name": model.name, "sha256": model.sha256, "protocol": model.protocol, "spacing_mm": model.spacing_mm}
         for role, model in segmenter.models.items()
     }
+    if segmenter.config.merge == "mean" and len(members := members_of(segmenter.models)) > 1:
+        for role, model in members.items():  # not part of the tensors' hash, and decides what the mean is
+            weights[role]["temperature"] = 1.0 if model.temperature is None else model.temperature
     settings = {
         "weights": weights,
         "inference": segmenter.config.to_dict(),

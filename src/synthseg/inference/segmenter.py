@@ -16,6 +16,7 @@ from synthseg.engine.memory import parse_size
 from synthseg.errors import UsageError
 from synthseg.inference.bundle import AnyWeights, Weights, gather, main_of, multiple_of, structures_of
 from synthseg.inference.config import InferenceConfig, check_precision
+from synthseg.inference.ensemble import common_settings, members_of, temperature_notes
 from synthseg.inference.focus import focused
 from synthseg.inference.hierarchy import look
 from synthseg.inference.model import Model
@@ -39,7 +40,8 @@ class Segmenter:
 
     Args:
         weights: instead of the mode's own: name or path of weights, or a :class:`Model` of your own, whose role says
-            which network it replaces; or several of them by role. None and "default" are the mode's own.
+            which network it replaces; or several of them by role. None and "default" are the mode's own. A list is of
+            networks for the same structures, merged into one result by ``config.merge`` ("mean", "max" or "vote").
         mode: "default"; "fast" (no mirror averaging, no topology clean-up); "robust" (for scans of poor quality);
             "robust-fast" (the same networks once each, as published).
         config: all settings at once, instead of the mode's. What the weights rule out stays off: weights for a heart
@@ -59,12 +61,14 @@ class Segmenter:
             (backend plain) are not counted. None leaves the choice to speed. Labels and volumes do not depend on it.
 
     Attributes:
-        models: the networks by role, in the order in which they run; ``model`` is the one that gives the structures.
+        models: the networks by role, in the order in which they run; ``model`` is the one that gives the structures, of
+            several the first.
         placement: what carries them out; ``backend`` is its name, ``why`` says why it was chosen.
         config: the settings in use.
         structures: what the labels of the results can be, background first, parcels last.
 
-    Raises: WeightsError, ConfigError for an unknown mode, UsageError for an unknown device or role.
+    Raises: WeightsError, ConfigError for an unknown mode, UsageError for an unknown device or role, and for networks
+        that cannot be merged so.
     """
 
     def __init__(
@@ -96,7 +100,7 @@ class Segmenter:
         choice = choose(backend, precision=settings.precision, device=pick_device(device), threads=threads)
         models = gather(mode, weights, parcels=parcels, quality=quality, protocol=protocol)
         self.placement = place(models, choice, limit=limit)
-        self.config = self.model.settings(settings)
+        self.config = common_settings(models, settings)
 
     @property
     def models(self) -> Mapping[str, Model]:
@@ -136,7 +140,7 @@ class Segmenter:
     def with_config(self, config: InferenceConfig) -> Segmenter:
         """The same networks, not loaded again, under other settings; their precision stays."""
         other = copy.copy(self)
-        other.config = self.model.settings(replace(config, precision=self.config.precision))
+        other.config = common_settings(self.models, replace(config, precision=self.config.precision))
         return other
 
     def without_quality(self) -> Segmenter:
@@ -181,7 +185,9 @@ class Segmenter:
         (segmentation, foreground_mm3), placement = wherever_there_is_memory(
             self.placement, lambda there: self._segment(there, prepared, want, watch), subject, prepared.padded.shape
         )
-        notes = (*segmentation.notes, placement.note) if placement.note else segmentation.notes
+        members = tuple(members_of(self.models).values())
+        notes = (*segmentation.notes, *(temperature_notes(members) if self.config.merge == "mean" else ()))
+        notes = (*notes, placement.note) if placement.note else notes
         segmentation = replace(segmentation, notes=notes, ran=placement.ran)
         check_invariants(segmentation, foreground_mm3, joint=self.config.parcel_scaling == "joint")
         return replace(segmentation, timings_s=watch.seconds)

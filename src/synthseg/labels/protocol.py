@@ -35,6 +35,8 @@ BUILTIN = (
     "tissue-groups",
     "quality-groups",
     "feta",
+    "feta-generation",
+    "dhcp",
     "whole-heart",
     "hvsmr",
 )

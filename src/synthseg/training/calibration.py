@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from synthseg.configs import config_from_dict
 from synthseg.engine.ranges import observe, to_card
@@ -59,10 +58,10 @@ def calibrate(
         found = f"{weights.card['architecture']['kind']!r}, which is always run in float"
         raise WeightsError(subject, found=found, fix="calibrate weights of another role than quality")
     if recipe is None:
-        inputs = _images(weights.card, bank, images, seed, subject)
+        batches = card_batches(weights.card, bank, images, seed, subject)
     else:
-        inputs = _inputs(recipe, network, bank, images, seed)
-    ranges = to_card(observe(network, inputs))
+        batches = recipe_batches(recipe, network, bank, images, seed)
+    ranges = to_card(observe(network, (batch.input for batch in batches)))
     told = {"ranges": ranges, "images": images, "seed": seed, "from": f"synthetic images of the bank {bank.name}"}
     card = {**weights.card, "int8": told}
     half = hash_tensors(weights.tensors) != weights.card["sha256"]  # the file holds halves: written as halves again
@@ -70,8 +69,11 @@ def calibrate(
     return card
 
 
-def _images(card: dict[str, Any], bank: Path, count: int, seed: int, subject: str | Path) -> Iterator[Tensor]:
-    """Images by the card's own generative model."""
+def card_batches(card: dict[str, Any], bank: Path, count: int, seed: int, subject: str | Path) -> Iterator[Batch]:
+    """Synthetic pairs by the card's own generative model, one by one.
+
+    Raises: ConfigError for a card that does not tell how its images were made, or of a network that reads more.
+    """
     if card["architecture"].get("in_channels", 1) != 1 or "generation" not in card:
         known = "generation" in card
         found = "a network that reads more than an image" if known else "a card that does not tell how images were made"
@@ -79,11 +81,12 @@ def _images(card: dict[str, Any], bank: Path, count: int, seed: int, subject: st
     config = config_from_dict(GenerationConfig, card["generation"], where=f"{subject}: generation")
     model = GenerativeModel(config, LabelBank.load(bank))
     for element in range(count):
-        yield model.sample(1, rng=element_generator(seed, STEP, element, CPU)).image
+        pair = model.sample(1, rng=element_generator(seed, STEP, element, CPU))
+        yield Batch(pair.image, pair.target)
 
 
-def _inputs(path: Path, network: UNet, bank: Path, count: int, seed: int) -> Iterator[Tensor]:
-    """What a recipe's network sees in training."""
+def recipe_batches(path: Path, network: UNet, bank: Path, count: int, seed: int) -> Iterator[Batch]:
+    """What a recipe's network sees and should answer in training, one by one. Raises: ConfigError for another's."""
     recipe = load_recipe(path)
     data = dataclasses.replace(recipe.data, bank=str(bank.resolve()), validation=None)
     optimizer = dataclasses.replace(recipe.optimizer, seed=seed)
@@ -93,4 +96,4 @@ def _inputs(path: Path, network: UNet, bank: Path, count: int, seed: int) -> Ite
         if not isinstance(batch, Batch) or batch.input.shape[1] != network.config.in_channels:
             found = "a task whose inputs are not those of the weights"
             raise ConfigError(path.name, found=found, fix="give the recipe that the weights were trained with")
-        yield batch.input
+        yield batch

@@ -6,7 +6,7 @@ Relative paths in a recipe are relative to the recipe's own folder.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from typing import Any, Literal
 from synthseg.configs import config_from_dict, config_to_dict
 from synthseg.errors import ConfigError
 from synthseg.generation.config import PRESETS, GenerationConfig
+from synthseg.generation.map_weights import match_weights, read_map_weights
 from synthseg.generation.priors.arrays import read_mixture
 from synthseg.networks import UNetConfig
 from synthseg.networks.encoder import EncoderConfig
@@ -26,7 +27,9 @@ class DataConfig:
     """Where label maps and real scans to validate on come from."""
 
     bank: str  # packed label bank: synthseg bank LABELS -o bank.safetensors
-    map_weights: tuple[float, ...] | None = None  # relative probability of each map
+    # Relative probability of each map: a list in the bank's order, or a table of `synthseg sampler` (by name)
+    map_weights: tuple[float, ...] | str | None = None
+    map_choice: Literal["independent", "stratified"] = "independent"  # stratified: spread evenly over the steps
     validation: str | None = None  # folder of scans and label maps, or their packed file
     validate_every: int = 1000  # steps
 
@@ -111,6 +114,17 @@ class Recipe:
     def path(self, text: str) -> Path:
         """A path of the recipe, made absolute or relative to the working directory."""
         return Path(self.folder) / text
+
+    def weights_of(self, names: Sequence[str]) -> tuple[float, ...] | None:
+        """The weights of a bank's maps in its order; None: uniform.
+
+        Raises: ConfigError for a table that is missing or damaged, or that does not name just these maps.
+        """
+        given = self.data.map_weights
+        if isinstance(given, str):
+            path = self.path(given)
+            return match_weights(read_map_weights(path), names, subject=path)
+        return given
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for logs and checkpoints."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from synthseg.errors import ConfigError
 from synthseg.generation.bank import LabelBank
+from synthseg.generation.map_weights import stratified_map
 from synthseg.generation.model import GenerativeModel, Pair, PairDraw
 from synthseg.labels.protocol import LabelProtocol
 from synthseg.networks import UNet
@@ -67,7 +68,7 @@ class SegmentationTask:
         self.recipe = recipe
         self.device = device
         self.bank = LabelBank.load(recipe.path(recipe.data.bank), device)
-        self.model = GenerativeModel(recipe.generation, self.bank, recipe.data.map_weights)
+        self.model = GenerativeModel(recipe.generation, self.bank, recipe.weights_of(self.bank.names))
         self._check()
         self.validation: ValidationSet | None = None
         if recipe.data.validation is not None:
@@ -108,8 +109,15 @@ class SegmentationTask:
         """Inputs and targets of the given elements: drawn one by one, made together."""
         seed = self.recipe.optimizer.seed
         rngs = [element_generator(seed, step, e, self.device) for e in elements]
-        draws = [self.model.draw(1, rng=rng) for rng in rngs]
+        draws = [self._draw(step, e, rng) for e, rng in zip(elements, rngs, strict=True)]
         return self.prepare(self.model.apply(PairDraw.join(draws)), rngs)
+
+    def _draw(self, step: int, element: int, rng: torch.Generator) -> PairDraw:
+        if self.recipe.data.map_choice == "independent":
+            return self.model.draw(1, rng=rng)
+        seed = self.recipe.optimizer.seed
+        chosen = stratified_map(self.model.map_weights, seed=seed, step=step, element=element)
+        return self.model.draw(1, rng=rng, maps=torch.tensor([chosen], device=self.device))
 
     def prepare(self, pair: Pair, rngs: Sequence[torch.Generator]) -> Batch:  # noqa: ARG002
         """From pairs to what the network sees and should answer.

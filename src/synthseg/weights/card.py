@@ -17,6 +17,8 @@ A card holds::
     soft_inputs   bool, role "quality" only: it reads posteriors summed by group, not one-hot labels (absent: one-hot)
     int8          {"ranges": {convolution: {"low", "high", "scale"}}, "images", "seed", "from"}: what 8-bit arithmetic
                   must know, and the synthetic images it was seen on (optional; ``synthseg.engine.ranges``)
+    temperature   what logits are divided by before the network is averaged with others, and how it was found in
+                  ``calibration`` (optional; ``synthseg.training.temperature``)
     data          what it was trained on
     steps         number of training steps
     scores        {name: number} measured on held-out scans
@@ -130,6 +132,9 @@ def _card_problem(card: Mapping[str, Any]) -> str | None:
     int8 = card.get("int8")
     if int8 is not None and not (isinstance(int8, dict) and isinstance(int8.get("ranges"), dict)):
         return "an entry int8 without a table of ranges"
+    temperature = card.get("temperature", 1.0)
+    if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0.01 <= temperature <= 100:
+        return f"temperature = {temperature!r}, not a number from 0.01 to 100"
     return _role_problem(card)
 
 

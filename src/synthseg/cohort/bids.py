@@ -1,0 +1,277 @@
+"""Which scans of a BIDS dataset are to be segmented: found by the entities in their names, without an index.
+
+A dataset is read by its folders alone (``sub-*/[ses-*/]anat|ct/*``): no database to build, to keep up to date or to
+depend on, and listing 10,000 subjects is a matter of seconds.
+
+Source: Brain Imaging Data Structure 1.10, "File name structure" and "Magnetic Resonance Imaging".
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from synthseg.errors import UsageError
+from synthseg.volumes import is_volume_path, strip_extension
+from synthseg.volumes.volume import extension_of
+
+DESCRIPTION = "dataset_description.json"
+DATATYPES = ("anat", "ct")  # "ct" is not in the standard yet (BEP 24), and in use all the same
+# What is taken of a session by itself: the first of these that it has. Contrasts on which brains are easiest to see
+# come first; parametric maps, angiograms and localisers are never taken unless they are asked for.
+PREFERRED = ("T1w", "T2w", "FLAIR", "PDw", "T2starw", "UNIT1", "inplaneT1", "inplaneT2", "ct")
+# What pybids calls entities, which files for --bids-filter-file use, and how they are written in names.
+LONG_NAMES = {
+    "subject": "sub",
+    "session": "ses",
+    "acquisition": "acq",
+    "ceagent": "ce",
+    "reconstruction": "rec",
+    "direction": "dir",
+    "modality": "mod",
+    "inversion": "inv",
+}
+ENTITIES = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "mod", "echo", "flip", "inv", "mt", "part", "chunk")
+OTHER_KEYS = ("suffix", "datatype", "extension")
+ANY = "*"
+INDEXES = frozenset({"run", "echo", "flip", "inv", "chunk"})  # numbers, which may have leading zeros
+
+Query = Mapping[str, tuple[str, ...] | None]  # key -> accepted values; None: must be absent; ("*",): must be there
+
+
+@dataclass(frozen=True)
+class BidsScan:
+    """A scan of a dataset.
+
+    Attributes:
+        path: the file. dataset: the folder of the dataset. datatype: its folder, e.g. "anat".
+        entities: short name -> value, in the order of the file's name, values as they are written.
+        suffix: what kind of image it is, e.g. "T1w".
+    """
+
+    path: Path
+    dataset: Path
+    entities: dict[str, str]
+    suffix: str
+    datatype: str
+
+    @property
+    def relative(self) -> str:
+        """Path within the dataset, with forward slashes."""
+        return self.path.relative_to(self.dataset).as_posix()
+
+    @property
+    def session(self) -> tuple[str, str]:
+        """Subject and session label ("" without sessions)."""
+        return self.entities["sub"], self.entities.get("ses", "")
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A file that is not segmented, and why."""
+
+    path: Path
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Which scans are wanted; empty fields leave the choice to us.
+
+    ``participants`` and ``sessions`` are labels with or without ``sub-`` and ``ses-``; ``suffixes`` kinds of images, or
+    ("all",) for every one of :data:`PREFERRED`; a scan must fit one of the ``queries``.
+    """
+
+    participants: tuple[str, ...] = ()
+    sessions: tuple[str, ...] = ()
+    suffixes: tuple[str, ...] = ()
+    queries: tuple[Query, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class Found:
+    """Scans in the order of their paths, and what was left out."""
+
+    scans: tuple[BidsScan, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+def is_bids(folder: Path) -> bool:
+    """Whether a folder is a BIDS dataset with scans: its description, and folders of subjects."""
+    return (folder / DESCRIPTION).is_file() and any(path.is_dir() for path in folder.glob("sub-*"))
+
+
+def find_scans(dataset: Path, choice: Choice | None = None) -> Found:
+    """The scans to segment.
+
+    Without suffixes or queries one kind of image a session is taken, the first of :data:`PREFERRED` that it has, with
+    all its runs and acquisitions. Phase, real and imaginary parts are only taken where a query names ``part``.
+
+    Raises: UsageError for a folder that is no dataset, a participant or session it does not have, or no scan at all.
+    """
+    choice = choice or Choice()
+    subjects = _subjects(dataset, choice.participants)
+    sessions = tuple(label.removeprefix("ses-") for label in choice.sessions)
+    seen = [scan for subject in subjects for scan in _images_of(dataset, subject)]
+    _require_sessions(dataset, sessions, seen)
+    within = [scan for scan in seen if not sessions or scan.entities.get("ses") in sessions]
+    fitting, left_out = _usable(within, choice)
+    if not choice.suffixes and not choice.queries:
+        fitting, passed_over = _one_kind_a_session(fitting)
+        left_out += passed_over
+    if not fitting:
+        raise _nothing(dataset, within, choice)
+    return Found(tuple(fitting), tuple(left_out))
+
+
+def read_queries(path: Path) -> tuple[Query, ...]:
+    """The queries of a ``--bids-filter-file``: a JSON object of named objects, each of which picks scans.
+
+    Keys are entities, by their short or long names, ``suffix``, ``datatype`` and ``extension``; a value is one or a
+    list of texts, null for "must not be there", "*" for "must be there". What other programs' files hold for images
+    that are not anatomical (``"bold"``, ``"fmap"``, ``"sbref"``) is left aside.
+
+    Raises: UsageError for a file that cannot be read, or a key or value that is none.
+    """
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        fix = 'write a JSON object such as {"t1w": {"suffix": "T1w", "acquisition": null}}'
+        raise UsageError(path, found=f"no readable JSON ({error})", fix=fix) from error
+    if not isinstance(given, dict) or not all(isinstance(query, dict) for query in given.values()):
+        fix = 'write a JSON object such as {"t1w": {"suffix": "T1w", "acquisition": null}}'
+        raise UsageError(path, found="something else than an object of objects", fix=fix)
+    queries = {name: _query(query, f"{path}: {name}") for name, query in given.items()}
+    anatomical = tuple(q for q in queries.values() if set(q.get("datatype") or DATATYPES) & {*DATATYPES, ANY})
+    if not anatomical:
+        found = "no query for anatomical images"
+        raise UsageError(path, found=found, fix='add one, e.g. {"t1w": {"datatype": "anat", "suffix": "T1w"}}')
+    return anatomical
+
+
+def _query(given: Mapping[str, object], where: str) -> Query:
+    known = (*ENTITIES, *LONG_NAMES, *OTHER_KEYS)
+    query: dict[str, tuple[str, ...] | None] = {}
+    for key, value in given.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean '{near[0]}'? " if near else ""
+            raise UsageError(where, found=f"unknown key '{key}'", fix=f"{hint}known keys: {', '.join(known)}")
+        values = value if isinstance(value, list) else [value]
+        short = LONG_NAMES.get(key, key)
+        if values in ([None], []):
+            query[short] = None
+        elif all(isinstance(one, str | int) and not isinstance(one, bool) for one in values):
+            query[short] = tuple(_plain(short, str(one)) for one in values)
+        else:
+            raise UsageError(f"{where}.{key}", found=repr(value), fix="give a text, a list of texts, or null")
+    return query
+
+
+def _plain(key: str, value: str) -> str:
+    """A value as it is compared: without its prefix or a number's leading zeros."""
+    value = value.removeprefix(f"{key}-") if key in ENTITIES else value
+    if key == "extension":
+        return value.lstrip(".").lower()
+    return str(int(value)) if key in INDEXES and value.isdecimal() else value
+
+
+def _fits(scan: BidsScan, query: Query) -> bool:
+    said = {**scan.entities, "suffix": scan.suffix, "datatype": scan.datatype, "extension": extension_of(scan.path)}
+    for key, accepted in query.items():
+        value = _plain(key, said[key]) if key in said else None
+        if accepted is None:
+            if value is not None:
+                return False
+        elif value is None or (accepted != (ANY,) and value not in accepted):
+            return False
+    return True
+
+
+def _subjects(dataset: Path, participants: Sequence[str]) -> list[Path]:
+    if not dataset.is_dir():
+        raise UsageError(dataset, found="no such folder", fix="give the folder of a BIDS dataset")
+    folders = {path.name: path for path in sorted(dataset.glob("sub-*")) if path.is_dir()}
+    if not folders:
+        fix = "give the folder that holds sub-* folders; for scans in another order use synthseg segment"
+        raise UsageError(dataset, found="no folder of a subject (sub-*)", fix=fix)
+    wanted = [f"sub-{label.removeprefix('sub-')}" for label in participants] or list(folders)
+    for name in wanted:
+        if name not in folders:
+            near = difflib.get_close_matches(name, folders, n=3) or list(folders)[:3]
+            raise UsageError(dataset, found=f"no participant {name}", fix=f"use a label that is there: {_and(near)}")
+    return [folders[name] for name in dict.fromkeys(wanted)]
+
+
+def _images_of(dataset: Path, subject: Path) -> list[BidsScan]:
+    places = [subject, *sorted(path for path in subject.glob("ses-*") if path.is_dir())]
+    files = [(kind, path) for place in places for kind in DATATYPES for path in sorted((place / kind).glob("sub-*"))]
+    scans = (_read_name(path, dataset, kind) for kind, path in files if is_volume_path(path))
+    return [scan for scan in scans if scan is not None]
+
+
+def _read_name(path: Path, dataset: Path, datatype: str) -> BidsScan | None:
+    """What a name says; None where it is not built as the standard has it."""
+    *words, suffix = strip_extension(path).split("_")
+    pairs = [word.partition("-")[::2] for word in words]
+    entities = dict(pairs)
+    if len(entities) < len(pairs) or not all(key and value for key, value in pairs) or "sub" not in entities:
+        return None
+    return BidsScan(path, dataset, entities, suffix, datatype)
+
+
+def _usable(scans: Iterable[BidsScan], choice: Choice) -> tuple[list[BidsScan], list[LeftOut]]:
+    """Those that were asked for and can be used, and the others of the dataset with the reason."""
+    suffixes = PREFERRED if choice.suffixes in ((), ("all",)) else choice.suffixes
+    fitting, left_out = [], []
+    for scan in scans:
+        queries = [query for query in choice.queries if _fits(scan, query)]
+        why = ""
+        if choice.queries and not queries:
+            why = "no query of the filter file asks for it"
+        elif scan.suffix not in suffixes and not (queries and not choice.suffixes):
+            why = f"{scan.suffix} images are not asked for (--suffix {scan.suffix} takes them)"
+        elif scan.entities.get("part", "mag") != "mag" and not any("part" in query for query in queries):
+            why = f"the {scan.entities['part']} part of a complex image"
+        elif not scan.path.exists():
+            why = "a link to a file that is not here (with DataLad: datalad get)"
+        if why:
+            left_out.append(LeftOut(scan.path, why))
+        else:
+            fitting.append(scan)
+    return fitting, left_out
+
+
+def _one_kind_a_session(scans: Sequence[BidsScan]) -> tuple[list[BidsScan], list[LeftOut]]:
+    best: dict[tuple[str, str], str] = {}
+    for scan in sorted(scans, key=lambda scan: PREFERRED.index(scan.suffix)):
+        best.setdefault(scan.session, scan.suffix)
+    left_out = [
+        LeftOut(s.path, f"this session has a {best[s.session]}, which is taken (--suffix {s.suffix} takes this one)")
+        for s in scans
+        if s.suffix != best[s.session]
+    ]
+    return [scan for scan in scans if scan.suffix == best[scan.session]], left_out
+
+
+def _require_sessions(dataset: Path, sessions: Sequence[str], seen: Sequence[BidsScan]) -> None:
+    there = sorted({scan.entities["ses"] for scan in seen if "ses" in scan.entities})
+    for label in sessions:
+        if label not in there:
+            fix = f"use a label that is there: {_and(there[:5])}" if there else "leave --session-label out"
+            raise UsageError(dataset, found=f"no session ses-{label} of these participants", fix=fix)
+
+
+def _nothing(dataset: Path, within: Sequence[BidsScan], choice: Choice) -> UsageError:
+    kinds = sorted({scan.suffix for scan in within})
+    inside = f"images, but only of the kinds {_and(kinds)}" if kinds else "no image in anat/ folders (.nii, .nii.gz)"
+    asked = choice.suffixes or choice.queries
+    fix = "loosen --suffix or --bids-filter-file" if asked else "name the kind with --suffix, or check the dataset"
+    return UsageError(dataset, found=f"no scan to segment: {inside}", fix=fix)
+
+
+def _and(names: Iterable[str]) -> str:
+    return ", ".join(names)

@@ -1,0 +1,186 @@
+"""Workers of a cluster, through Dask: a local one, any scheduler's address, or the jobs of a queueing system."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from synthseg.cohort.crew import lost
+from synthseg.cohort.work import Job, Report, Settings, Workman, refused
+from synthseg.engine.machine import usable_cores
+from synthseg.errors import SynthsegError, UsageError
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "sge": "SGECluster", "lsf": "LSFCluster"}
+AHEAD = 1  # jobs in flight for each worker beside the one it is at, so that none waits for us
+_LOOK_EVERY_S = 1.0  # at how many workers there are
+_SILENCE_S = 30.0  # without a scheduler: networks have hiccups
+
+
+def start_cluster(where: str, options: Mapping[str, str], *, workers: int | None) -> Client:
+    """A client of the cluster that ``where`` names; closing it ends the cluster, unless it was there before.
+
+    Args:
+        where: "local:N"; "slurm", "pbs", "sge" or "lsf", whose jobs ``options`` describe (arguments of dask-jobqueue's
+            classes: queue, cores, memory, walltime, ...) and ``workers`` counts; or a scheduler's address.
+    Raises: UsageError for another place, a wrong option, or a scheduler that does not answer.
+    """
+    try:
+        import dask
+        from distributed import Client, LocalCluster
+    except ImportError as error:
+        raise UsageError("--dask", found="no Dask here", fix="pip install 'synthseg[cohort]'") from error
+    # A scan is lost with its worker at once and comes back to us, who count and decide; and no scan waits in the hands
+    # of a worker that is at another one, so that none is lost without having been begun.
+    dask.config.set({"distributed.scheduler.allowed-failures": 0, "distributed.scheduler.worker-saturation": 1.0})
+    logging.getLogger("distributed").setLevel(logging.ERROR)  # of workers that come and go we tell ourselves
+    kind, _, number = where.partition(":")
+    try:
+        if kind == "local":
+            n = int(number) if number.isdecimal() else workers
+            cluster: Any = LocalCluster(
+                n_workers=n or 1, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
+            )
+        elif kind in QUEUES and not number:
+            import dask_jobqueue
+
+            given = {"cores": 1, "processes": 1, **{key: plain(value) for key, value in options.items()}}
+            cluster = getattr(dask_jobqueue, QUEUES[kind])(**given)
+            cluster.scale(jobs=workers or 1)
+        else:
+            return Client(where, timeout=_SILENCE_S)
+    except (ImportError, TypeError, ValueError, OSError) as error:
+        fix = f"use local:N, {', '.join(QUEUES)} with --dask-option, or a scheduler's address like tcp://node7:8786"
+        raise UsageError(f"--dask {where}", found=f"no cluster there ({error})", fix=fix) from error
+    return Client(cluster)
+
+
+def share_of_threads(where: str, options: Mapping[str, str], *, workers: int | None) -> int | None:
+    """CPU threads of each worker where nobody has said: the cores of its job, its share of this machine, or unknown."""
+    kind, _, number = where.partition(":")
+    if kind in QUEUES:
+        return max(1, int(options.get("cores", 1)) // int(options.get("processes", 1)))
+    if kind == "local":
+        return max(1, usable_cores() // (int(number) if number.isdecimal() else workers or 1))
+    return None
+
+
+def plain(text: str) -> Any:
+    """The value of an option: a number, yes or no, a list with commas in brackets, or the text itself."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if text.startswith("[") and text.endswith("]"):
+        return [part.strip() for part in text[1:-1].split(",") if part.strip()]
+    return text
+
+
+class DaskCrew:
+    """A crew of Dask workers (:class:`synthseg.cohort.crew.Crew`), which may come and go.
+
+    Few jobs are in flight at any time, however many scans there are: the rest stays with the coordinator. Each worker
+    process loads the weights once and does one scan at a time, whatever its number of threads.
+
+    Args:
+        client: closed with the crew, and its cluster, if we started it.
+        threads: CPU threads of every worker; None leaves torch's choice.
+    """
+
+    def __init__(self, client: Client, settings: Settings, digest: str, *, threads: int | None) -> None:
+        self._client, self._how = client, (settings.to_dict(), digest, threads)
+        self._jobs: dict[str, tuple[Job, Future, float]] = {}
+        self._finished: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._workers, self._looked = 0, -_LOOK_EVERY_S
+
+    @property
+    def busy(self) -> int:
+        return len(self._jobs)
+
+    def room(self) -> int:
+        if time.monotonic() - self._looked >= _LOOK_EVERY_S:
+            self._workers, self._looked = len(self._client.scheduler_info(n_workers=-1)["workers"]), time.monotonic()
+        return max(0, (AHEAD + 1) * max(1, self._workers) - self.busy)
+
+    def give(self, job: Job, *, overwrite: bool) -> None:
+        future = self._client.submit(do_scan, self._how, job.to_dict(), overwrite, pure=False)
+        self._jobs[job.subject] = (job, future, time.monotonic())
+        future.add_done_callback(self._teller(job.subject))
+
+    def reports(self, timeout_s: float) -> list[Report]:
+        found: list[Report] = []
+        try:
+            found += self._report_of(self._finished.get(timeout=timeout_s))
+            while True:
+                found += self._report_of(self._finished.get_nowait())
+        except queue.Empty:
+            if self._client.status not in ("running", "connecting"):
+                fix = "start the scheduler and run the same command again: what is done stays done"
+                raise SynthsegError("--dask", found="a scheduler that is gone", fix=fix) from None
+            return found
+
+    def recall(self) -> list[str]:
+        begun = {str(key) for keys in self._client.processing().values() for key in keys}
+        waiting = [name for name, (_, future, _) in self._jobs.items() if str(future.key) not in begun]
+        waiting = [name for name in waiting if not self._jobs[name][1].done()]
+        for name in waiting:
+            self._jobs.pop(name)[1].cancel()
+        return waiting
+
+    def close(self) -> None:
+        cluster = self._client.cluster  # None where only an address was given
+        with contextlib.suppress(Exception):  # it may be gone already
+            self._client.cancel([future for _, future, _ in self._jobs.values()])
+            self._client.close(timeout=5)
+        if cluster is not None:
+            with contextlib.suppress(Exception):
+                cluster.close(timeout=5)
+
+    def _teller(self, subject: str) -> Callable[[Future], None]:
+        return lambda _: self._finished.put(subject)
+
+    def _report_of(self, subject: str) -> list[Report]:
+        if subject not in self._jobs:  # taken back meanwhile
+            return []
+        job, future, since = self._jobs.pop(subject)
+        if future.status == "finished":
+            report = Report(**future.result())
+            if report.status == "failed" and report.kind == _STRANGER:
+                raise UsageError("--dask", found=report.message, fix="make all workers alike")
+            return [report]
+        error = future.exception() if future.status == "error" else None
+        worker = str(getattr(getattr(error, "last_worker", None), "address", ""))
+        how = "died" if error is None or type(error).__name__ == "KilledWorker" else f"failed ({error})"
+        return [lost(job, how, worker=worker, seconds=time.monotonic() - since)]
+
+
+_STRANGER = "StrangeWorker"  # a worker with other weights or another version than ours
+_workmen: dict[str, Workman] = {}
+_one_at_a_time = threading.Lock()
+
+
+def do_scan(how: tuple[dict[str, Any], str, int | None], job: dict[str, Any], overwrite: bool) -> dict[str, Any]:
+    """Runs on a worker: one scan, with networks that stay loaded for the next one. Plain values in and out."""
+    values, digest, threads = how
+    one, started = Job.from_dict(job), time.time()
+    with _one_at_a_time:
+        try:
+            key = f"{digest} {values} {threads}"
+            if key not in _workmen:
+                _workmen.clear()
+                _workmen[key] = Workman(Settings.from_dict(values), digest=digest, threads=threads)
+        except SynthsegError as error:
+            return asdict(refused(one.subject, error, started)) | {"kind": _STRANGER}
+        try:
+            return asdict(_workmen[key].do(one, overwrite=overwrite))
+        except Exception as error:
+            return asdict(refused(one.subject, error, started))

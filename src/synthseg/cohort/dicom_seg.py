@@ -1,0 +1,211 @@
+"""DICOM SEG: a segmentation as an object of the study that its scan came from, for viewers and archives of hospitals.
+
+Each structure is a segment with a code (``seg_codes.py``). Every pixel of the source series takes the label at
+its position (nearest voxel): exact where the label map lies on the series' grid, as a converted series' does.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from synthseg.cohort.archives import unpack
+from synthseg.cohort.convert import source_note
+from synthseg.cohort.dicom import looks_like_dicom, read_headers
+from synthseg.cohort.seg_codes import ALGORITHM, CATEGORY, REGION, Segment, code_of
+from synthseg.cohort.sidecars import color_rows
+from synthseg.cohort.texts import read_json
+from synthseg.errors import SynthsegError, UsageError, VolumeError
+from synthseg.files import atomic_file
+from synthseg.volumes import read_volume, strip_extension
+
+if TYPE_CHECKING:
+    from synthseg.cohort.work import Job
+
+SERIES_NUMBER_OFFSET = 9000  # far from the scanner's own
+
+
+def require_highdicom() -> None:
+    """Raises: UsageError where the packages are missing."""
+    try:
+        import highdicom  # noqa: F401
+    except ImportError as error:
+        fix = "pip install 'synthseg[dicom]'"
+        raise UsageError("DICOM SEG", found=f"no package to write it with ({error.name})", fix=fix) from error
+
+
+def write_for(job: Job) -> None:
+    """Write the DICOM SEG of a finished scan that was converted from DICOM; of others, nothing. For ``Settings.after``.
+
+    It lies beside the label map: ``NAME.dcm`` for ``NAME.nii.gz``. The job's files must hold a colour table.
+
+    Raises: as :func:`write_dicom_seg`; SynthsegError where the source series is gone.
+    """
+    if not source_note(job.source).exists():
+        return
+    labels = job.files["labels"] if "labels" in job.files else job.files["labels_1mm"]
+    names = list(read_json(job.files["record"])["volumes_mm3"])
+    rows = color_rows(job.files["color_table"], names)
+    with source_files(job.source) as files:
+        target = labels.with_name(f"{strip_extension(labels)}.dcm")
+        write_dicom_seg(labels, [Segment(row.value, row.name, row.color) for row in rows], files, target)
+
+
+@contextmanager
+def source_files(converted: Path) -> Iterator[list[Path]]:
+    """The DICOM files that a scan was converted from, unpacked for the while where they are in a zip.
+
+    Raises: SynthsegError where they are gone, or the note that names them is damaged.
+    """
+    note = source_note(converted)
+    said = read_json(note)
+    try:
+        files, series = [Path(file) for file in said["files"]], str(said["series"])
+        archive = Path(said["archive"]) if "archive" in said else None
+    except (KeyError, TypeError) as error:
+        raise SynthsegError(note, found="no list of source files", fix="convert the series again") from error
+    if archive is None:
+        missing = [file for file in files if not file.is_file()]
+        if missing or not files:
+            where = missing[0] if missing else "none is named"
+            raise SynthsegError(note, found=f"source files that are gone ({where})", fix="put them back")
+        yield files
+        return
+    if not archive.is_file():
+        raise SynthsegError(note, found=f"a source archive that is gone ({archive})", fix="put it back")
+    with tempfile.TemporaryDirectory(dir=converted.parent, prefix=".unzipped-") as place:
+        unpacked = [path for path in unpack(archive, Path(place)) if looks_like_dicom(path)]
+        yield [header.path for header in read_headers(unpacked)[0] if header.series == series]
+
+
+def write_dicom_seg(labels: Path, structures: Sequence[Segment], files: Sequence[Path], target: Path) -> Path:
+    """Write a label map as a DICOM Segmentation of a series.
+
+    Args:
+        labels: a label map in the space of the series, on any grid.
+        structures: what the values mean; those that no pixel has are left out, background (0) too.
+        files: of the source series.
+        target: the file to write.
+    Raises: UsageError without highdicom; VolumeError for a series without geometry or of several frames a file, or a
+        label map without any structure on it.
+    """
+    require_highdicom()
+    import highdicom as hd
+
+    sources = _read_sources(files)
+    frames = labels_on_series(labels, sources)
+    present = set(np.unique(frames).tolist()) - {0}
+    segments = [structure for structure in structures if structure.value in present]
+    if not segments:
+        raise VolumeError(labels, found="no structure within the series", fix="check that both are of one scan")
+    lookup = np.zeros(int(frames.max()) + 1, np.uint8 if len(segments) < 256 else np.uint16)
+    for number, segment in enumerate(segments, start=1):
+        lookup[segment.value] = number
+    first = sources[0]
+    number = int(first.get("SeriesNumber") or 0) + SERIES_NUMBER_OFFSET
+    made = hd.seg.Segmentation(
+        source_images=sources,
+        pixel_array=lookup[frames],
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=[_description(s, n) for n, s in enumerate(segments, start=1)],
+        series_instance_uid=hd.UID(),
+        series_number=number,
+        sop_instance_uid=hd.UID(),
+        instance_number=1,
+        manufacturer="synthseg",
+        manufacturer_model_name="synthseg",
+        software_versions=version("synthseg"),
+        device_serial_number="0",
+        series_description="Brain segmentation (synthseg)",
+        content_label="SYNTHSEG",
+        content_description="Contrast-agnostic brain segmentation",
+        omit_empty_frames=True,
+    )
+    with atomic_file(target) as file:
+        made.save_as(file)
+    return target
+
+
+def labels_on_series(labels: Path, sources: Sequence[Any]) -> np.ndarray:
+    """The label at every pixel's position, [slices, rows, columns] int32, in the order of ``sources``.
+
+    ``sources`` are pydicom data sets with ``ImagePositionPatient``, ``ImageOrientationPatient`` and ``PixelSpacing``.
+    Pixels outside of the label map are 0.
+
+    Source: DICOM PS3.3 C.7.6.2.1.1, Equation C.7.6.2.1-1; LPS to RAS by the signs of the first two axes.
+    """
+    volume = read_volume(labels, labels=True)
+    to_voxels = np.linalg.inv(volume.affine)
+    shape = np.array(volume.data.shape)
+    frames = []
+    for source in sources:
+        rows, columns = int(source.Rows), int(source.Columns)
+        pixels = np.stack([*np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")], -1).reshape(-1, 2)
+        plane = to_voxels @ _pixel_affine(source)
+        found = np.rint(np.c_[pixels, np.ones(len(pixels))] @ plane.T[:, :3]).astype(np.int64)
+        inside = ((found >= 0) & (found < shape)).all(1)
+        frame = np.zeros(len(pixels), np.int32)
+        frame[inside] = volume.data[tuple(found[inside].T)]
+        frames.append(frame.reshape(rows, columns))
+    return np.stack(frames)
+
+
+def _pixel_affine(source: Any) -> np.ndarray:
+    """[4, 3]: (row, column, 1) to mm RAS."""
+    orientation = np.array([float(v) for v in source.ImageOrientationPatient])
+    between_rows, between_columns = (float(v) for v in source.PixelSpacing)
+    affine = np.zeros((4, 3))
+    affine[:3, 0] = orientation[3:] * between_rows  # along a column the row changes
+    affine[:3, 1] = orientation[:3] * between_columns
+    affine[:3, 2] = [float(v) for v in source.ImagePositionPatient]
+    affine[:2] *= -1
+    affine[3, 2] = 1
+    return affine
+
+
+def _read_sources(files: Sequence[Path]) -> list[Any]:
+    import pydicom
+
+    sources = []
+    for path in files:
+        data = pydicom.dcmread(path, stop_before_pixels=True)
+        lacking = [
+            name for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing") if name not in data
+        ]
+        if lacking:
+            what = "several frames in one file" if "NumberOfFrames" in data else f"no {lacking[0]}"
+            raise VolumeError(path, found=f"a series with {what}", fix="DICOM SEG needs one file a slice; use NIfTI")
+        sources.append(data)
+    normal = np.cross(*np.array([float(v) for v in sources[0].ImageOrientationPatient]).reshape(2, 3))
+    return sorted(sources, key=lambda one: float(np.dot([float(v) for v in one.ImagePositionPatient], normal)))
+
+
+def _description(segment: Segment, number: int) -> Any:
+    import highdicom as hd
+    from highdicom.sr import CodedConcept
+
+    code = code_of(segment)
+    described = hd.seg.SegmentDescription(
+        segment_number=number,
+        segment_label=segment.name[:64],
+        segmented_property_category=CodedConcept(*CATEGORY),
+        segmented_property_type=CodedConcept(*code.concept),
+        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=hd.AlgorithmIdentificationSequence(
+            name="synthseg", family=CodedConcept(*ALGORITHM), version=version("synthseg")
+        ),
+        tracking_id=segment.name[:64],
+        tracking_uid=hd.UID(),
+        anatomic_regions=[CodedConcept(*REGION)],
+        display_color=hd.color.CIELabColor.from_rgb(*segment.rgb),
+    )
+    if code.side is not None:
+        property_type = described.SegmentedPropertyTypeCodeSequence[0]
+        property_type.SegmentedPropertyTypeModifierCodeSequence = [CodedConcept(*code.side)]
+    return described

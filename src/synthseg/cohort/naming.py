@@ -1,0 +1,66 @@
+"""What scans of a cohort are called: short, different from each other, and the same in every run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from synthseg.cohort.ledger import LEDGER_NAME, Ledger
+from synthseg.cohort.work import Job
+from synthseg.errors import UsageError
+from synthseg.inference.outputs import Outputs, output_files
+from synthseg.volumes import strip_extension
+
+
+def name_scans(sources: Sequence[Path], known: Mapping[Path, str]) -> list[str]:
+    """A name for each scan: that of its file, with as many folders in front as tell it from the others.
+
+    ``data/01/T1.nii.gz`` and ``data/02/T1.nii.gz`` become ``01_T1`` and ``02_T1``.
+
+    Args:
+        sources: different absolute paths.
+        known: names that scans have already; they keep them.
+    """
+    taken = set(known.values())
+    named = {source: known[source] for source in sources if source in known}
+    open_ = [source for source in sources if source not in named]
+    depth = 0
+    while open_:
+        proposed = {source: _name(source, depth) for source in open_}
+        often = Counter(proposed.values())
+        deepest = {source for source in open_ if depth >= len(source.parts) - 1}
+        settled = [s for s in open_ if s in deepest or (often[proposed[s]] == 1 and proposed[s] not in taken)]
+        for source in settled:
+            named[source] = proposed[source]
+        taken |= {proposed[source] for source in settled}
+        open_ = [source for source in open_ if source not in named]
+        depth += 1
+    return [named[source] for source in sources]
+
+
+def _name(source: Path, depth: int) -> str:
+    """The file's name without extension behind its last ``depth`` folders, the root left out."""
+    folders = [part for part in source.parent.parts if part != source.anchor]
+    return "_".join([*(folders[-depth:] if depth else []), strip_extension(source)]).replace(" ", "-")
+
+
+def plan_cohort(scans: Sequence[tuple[Path, Mapping[str, str]]], out: Path, outputs: Outputs) -> list[Job]:
+    """Jobs for scans, given with what is known of each (:attr:`synthseg.cohort.work.Job.entities`), in one folder.
+
+    Raises: UsageError if an output would replace a scan.
+    """
+    sources = [path.absolute() for path, _ in scans]
+    known: dict[Path, str] = {}
+    if (out / LEDGER_NAME).is_file():
+        with Ledger(out) as ledger:
+            known = {row.job.source: row.job.subject for row in ledger.rows()}
+    inputs = {source.resolve() for source in sources}
+    jobs = []
+    for source, name, (_, entities) in zip(sources, name_scans(sources, known), scans, strict=True):
+        files = output_files(out, name, outputs)
+        for path in files.values():
+            if path.resolve() in inputs:
+                raise UsageError(path, found="an output that would replace a scan", fix="choose another output")
+        jobs.append(Job(source, name, files, entities))
+    return jobs

@@ -1,0 +1,101 @@
+"""Array scripts for sites whose queueing system is to do the work without Dask."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from synthseg.cohort.ledger import Ledger
+from synthseg.cohort.work import Job, Report, Workman
+from synthseg.errors import UsageError
+from synthseg.files import atomic_file
+
+SCRIPT_NAME = "cohort.slurm.sh"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayOptions:
+    """What the queueing system is asked for, for each task of the array.
+
+    Attributes:
+        tasks: of the array; each takes every ``tasks``-th scan that is not done.
+        at_once: tasks that may run at the same time; None: as many as the site allows.
+        memory, hours: of a task. more: further ``#SBATCH`` options, e.g. ``("--partition=long",)``.
+    """
+
+    tasks: int = 10
+    at_once: int | None = None
+    cores: int = 4
+    memory: str = "8G"
+    hours: float = 24.0
+    more: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        for name in ("tasks", "cores", "at_once"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(name, found=str(value), fix="use a number of at least 1")
+        if not self.hours > 0:
+            raise UsageError("hours", found=str(self.hours), fix="use a number above 0")
+
+
+def array_script(out: Path, options: ArrayOptions, *, command: Sequence[str] = ("synthseg",)) -> str:
+    """The text of a script for ``sbatch``: the array, and once it has ended the job that brings the ledger up to date.
+
+    Submitted again, it does what is left.
+
+    Args:
+        out: the cohort's folder, whose ledger says what is to be done.
+        command: how synthseg is called on the nodes.
+    """
+    minutes = max(1, round(options.hours * 60))
+    share = "" if options.at_once is None else f"%{options.at_once}"
+    folder, called = shlex.quote(str(out.absolute())), shlex.join(command)
+    log = out.absolute() / "slurm-%A_%a.log"
+    lines = [
+        "#!/bin/bash",
+        "#SBATCH --job-name=synthseg",
+        f"#SBATCH --array=0-{options.tasks - 1}{share}",
+        f"#SBATCH --cpus-per-task={options.cores}",
+        f"#SBATCH --mem={options.memory}",
+        f"#SBATCH --time={minutes // 60}:{minutes % 60:02d}:00",
+        f"#SBATCH --output={shlex.quote(str(log))}",
+        *(f"#SBATCH {more}" for more in options.more),
+        "",
+        "# The first task sends one more job: it waits for the whole array, however that ends, and fills the ledger.",
+        'if [ "$SLURM_ARRAY_TASK_ID" -eq 0 ]; then',
+        '  sbatch --job-name=synthseg-collect --dependency="afterany:$SLURM_ARRAY_JOB_ID" \\',
+        f"    --cpus-per-task=1 --mem=4G --wrap={shlex.quote(f'{called} cohort collect {folder}')}",
+        "fi",
+        f'{called} cohort part {folder} --part "$SLURM_ARRAY_TASK_ID" --of {options.tasks} --threads {options.cores}',
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def write_array_script(out: Path, options: ArrayOptions) -> Path:
+    """Write :func:`array_script` into the cohort's folder. Raises: OutputError."""
+    path = out / SCRIPT_NAME
+    with atomic_file(path) as file:
+        file.write(array_script(out, options).encode())
+    path.chmod(0o755)
+    return path
+
+
+def do_part(out: Path, part: int, of: int, *, threads: int | None = None) -> list[Report]:
+    """One task's scans: every ``of``-th that the ledger calls waiting, from number ``part`` (0-based) on.
+
+    The ledger is read and not written: results and records on the disk are what :func:`synthseg.cohort.coordinate.
+    collect` takes in afterwards. So tasks need no locks, and one that is killed leaves its finished scans.
+
+    Raises: UsageError for a part that is none, or without a ledger.
+    """
+    if not 0 <= part < of:
+        raise UsageError("part", found=f"{part} of {of}", fix=f"use 0 to {of - 1}")
+    with Ledger(out) as ledger:
+        settings, digest = ledger.settings(), ledger.note("digest")
+        jobs: list[Job] = [row.job for row in ledger.rows("waiting")]
+    workman = Workman(settings, digest=digest, threads=threads)
+    return [workman.do(job) for job in jobs[part::of]]

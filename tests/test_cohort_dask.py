@@ -1,0 +1,143 @@
+"""A Dask cluster on this machine: bounded work in flight, killed workers, jobs of a queueing system."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cohort_run_helpers import make_jobs
+from synthseg.cohort import Place, Settings, coordinate, run
+from synthseg.cohort.ledger import Ledger
+from synthseg.cohort.progress import Silent
+from synthseg.cohort.work import Described, Job, Report
+from synthseg.errors import UsageError
+
+distributed = pytest.importorskip("distributed")
+
+from synthseg.cohort import dask_run  # noqa: E402
+from synthseg.cohort.dask_run import DaskCrew, plain, share_of_threads, start_cluster  # noqa: E402
+
+
+def act(_how: Any, job: dict[str, Any], _overwrite: bool) -> dict[str, Any]:
+    """In place of segmenting: what happens to a scan is in its name."""
+    subject, record = job["subject"], Path(job["files"]["record"])
+    stamp = {"bytes": Path(job["source"]).stat().st_size, "mtime_ns": Path(job["source"]).stat().st_mtime_ns}
+    content = {"input": {**stamp, "sha256": "x"}, "volumes_mm3": {"total intracranial": 1.0}}
+    told = {"subject": subject, "status": "done", "record": content, "worker": f"here:{os.getpid()}"}
+    if record.exists():  # a report that was lost with its worker; finished scans are skipped, as when segmenting
+        return told | {"status": "skipped"}
+    mark = record.with_name(f"{subject}.died")
+    if subject.startswith("once") and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.02)
+    with record.with_name("calls.txt").open("a") as file:
+        file.write(f"{subject}\n")
+    for path in job["files"].values():
+        Path(path).write_text("{}")
+    return told
+
+
+class Watcher(Silent):
+    """Sees the most scans in hand at a time."""
+
+    def __init__(self, out: Path) -> None:
+        self.out, self.most = out, 0
+
+    def finished(self, report: Report, *_: object) -> None:
+        del report
+        with Ledger(self.out) as ledger:
+            self.most = max(self.most, ledger.counts()["running"])
+
+
+@pytest.mark.slow
+def test_killed_workers_cost_no_scan_and_few_are_in_flight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coordinate, "load_segmenter", lambda *_, **__: None)
+    monkeypatch.setattr(coordinate, "describe", lambda *_: Described({}, "d"))
+    monkeypatch.setattr(dask_run, "do_scan", act)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    out, names = tmp_path / "out", ["a", "once1", *(f"s{i}" for i in range(18))]
+    jobs = [
+        Job(job.source, name, {k: p.with_name(p.name.replace(job.subject, name, 1)) for k, p in job.files.items()})
+        for job, name in zip(make_jobs(tmp_path, len(names)), names, strict=True)
+    ]
+    watcher = Watcher(out)
+    counts = run(jobs, Settings(), Place(out=out, dask="local:2"), watcher)
+    assert (counts.done, counts.failed, counts.remaining) == (20, 0, 0)
+    assert watcher.most <= 4  # two workers: one scan each at work, one each ahead
+    assert sorted((out / "calls.txt").read_text().split()) == sorted(names)  # each once
+    with Ledger(out) as ledger:
+        first, *_, last = ledger.history("once1")
+        assert (first["status"], first["error_kind"], last["status"]) == ("lost", "WorkerLost", "done")
+        assert "found a worker that died while at work on it" in first["error"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("8", 8),
+        ("0.5", 0.5),
+        ("8GB", "8GB"),
+        ("true", True),
+        ("[-p long, -x]", ["-p long", "-x"]),
+        ("01:00:00", "01:00:00"),
+    ],
+)
+def test_options_of_a_queue_are_read_as_what_they_look_like(text: str, value: object) -> None:
+    assert plain(text) == value
+    assert type(plain(text)) is type(value)
+
+
+def test_threads_follow_the_cores_of_a_job() -> None:
+    assert share_of_threads("slurm", {"cores": "8", "processes": "2"}, workers=5) == 4
+    assert share_of_threads("local:1000", {}, workers=None) == 1
+    assert share_of_threads("tcp://node7:8786", {}, workers=None) is None
+
+
+@pytest.mark.parametrize(("where", "options"), [("nowhere", {}), ("slurm", {"no_such_option": "1"}), ("slurm", {})])
+def test_a_place_that_is_none_is_refused(where: str, options: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask_run, "_SILENCE_S", 1.0)
+    with pytest.raises(UsageError, match=rf"--dask {where}: found no cluster there"):
+        start_cluster(where, options, workers=1)
+
+
+SBATCH = """#!/bin/sh
+# A queueing system that starts every job at once on this machine.
+sh "$1" > "$0.log" 2>&1 &
+echo "Submitted batch job $!"
+"""
+
+
+@pytest.mark.slow
+def test_jobs_of_a_queueing_system_do_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("dask_jobqueue")
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for name, text in {"sbatch": SBATCH, "scancel": '#!/bin/sh\nkill "$@"\n'}.items():
+        (commands / name).write_text(text)
+        (commands / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dask_run, "do_scan", act)
+    options = {"cores": "1", "memory": "1GB", "interface": "lo", "python": sys.executable, "queue": "short"}
+    client = start_cluster("slurm", options, workers=1)
+    crew = DaskCrew(client, Settings(), "d", threads=1)
+    try:
+        assert "#SBATCH -p short" in client.cluster.job_script()
+        (job,) = make_jobs(tmp_path, 1)
+        (tmp_path / "out").mkdir()
+        crew.give(job, overwrite=False)
+        reports: list[Report] = []
+        until = time.monotonic() + 120
+        while not reports and time.monotonic() < until:
+            reports += crew.reports(0.5)
+        assert [(report.subject, report.status) for report in reports] == [("s0", "done")]
+    finally:
+        crew.close()

@@ -1,0 +1,95 @@
+"""The fetal study's tables: who counts once, what each measure gives, what failed."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # experiments are no part of the installed package
+
+from experiments.fetal.cases import AS_IT_IS  # noqa: E402
+from experiments.fetal.config import ATLAS, MILD, ORDINARY, SEVERE  # noqa: E402
+from experiments.fetal.report import write_report  # noqa: E402
+from experiments.fetal.score import ALL_FOLDS, by_subject, measurements_of  # noqa: E402
+
+from synthseg.evaluation import CaseFailure, CaseResult, read_long  # noqa: E402
+from synthseg.evaluation.scoring import ScoreRow  # noqa: E402
+from synthseg.evaluation.yardstick import Case  # noqa: E402
+from synthseg.labels import load_protocol  # noqa: E402
+
+FETA = load_protocol("feta")
+
+
+def result(scan: str, stratum: str, dice: tuple[float, float], change: str = AS_IT_IS, sd95: float = 1.0) -> CaseResult:
+    rows = tuple(
+        ScoreRow(scan, label, FETA.names[label], value, sd95, 100.0, 100.0)
+        for label, value in zip((2, 4), dice, strict=True)
+    )
+    return CaseResult(scan=scan, group=stratum, change=change, rows=rows, volumes_mm3={}, total_mm3=0.0, seconds=0.0)
+
+
+def results_of(gains: dict[str, float]) -> dict[str, dict[str, list[CaseResult]]]:
+    return {
+        arm: {
+            fold: [
+                result(f"{fold}-map@t2", ORDINARY, (0.8 + gain, 0.6 + gain)),
+                result(f"{fold}-map@t1", ORDINARY, (0.6 + gain, 0.4 + gain)),
+                result(f"{fold}-map@t2", SEVERE, (0.5 + 2 * gain, 0.3 + 2 * gain), "wide ventricles"),
+                result("crl_24w_t2", ATLAS, (0.7 + gain + shift, 0.7 + gain - shift)),
+            ]
+            for fold, shift in (("ga21", 0.1), ("ga25", -0.1))
+        }
+        for arm, gain in gains.items()
+    }
+
+
+def test_an_atlas_image_counts_once_however_many_folds_segment_it() -> None:
+    rows = measurements_of(results_of({"uniform": 0.0}))
+    atlas = [row for row in rows if row.columns["stratum"] == ATLAS and row.metric == "dice"]
+    assert [(row.scan, row.columns["fold"], row.label) for row in atlas] == [
+        ("crl_24w_t2", ALL_FOLDS, "2"),
+        ("crl_24w_t2", ALL_FOLDS, "4"),
+    ]
+    assert [row.value for row in atlas] == pytest.approx([0.7, 0.7])
+    assert {row.columns["fold"] for row in rows if row.columns["stratum"] == ORDINARY} == {"ga21", "ga25"}
+
+
+def test_contrasts_of_a_map_are_one_subject() -> None:
+    rows = by_subject(measurements_of(results_of({"uniform": 0.0})))
+    grey = [row for row in rows if (row.columns["stratum"], row.metric, row.label) == (ORDINARY, "dice", "2")]
+    assert [row.scan for row in grey] == ["ga21-map", "ga25-map"]
+    assert [row.value for row in grey] == pytest.approx([0.7, 0.7])
+
+
+def test_a_missed_tissue_has_dice_0_and_leaves_distances_to_the_others() -> None:
+    found = {
+        "uniform": {"ga21": [result("m@t2", ORDINARY, (0.0, 0.5), sd95=math.inf), result("m@t1", ORDINARY, (1, 1))]}
+    }
+    rows = by_subject(measurements_of(found))
+    assert [row.value for row in rows if row.metric == "dice"] == pytest.approx([0.5, 0.75])
+    assert [row.value for row in rows if row.metric == "sd95"] == pytest.approx([1.0, 1.0])
+
+
+def test_the_page_says_what_each_measure_gives_and_names_what_failed(tmp_path: Path) -> None:
+    found = results_of({"uniform": 0.0, "sampler": 0.02, "shapes": -0.01, "sampler+shapes": 0.03})
+    failed = Case(scan="x@t1", image=Path("i"), truth=Path("t"), group=MILD, change="thin cortex")
+    page = write_report(found, [("ga21, shapes", CaseFailure(failed, "no brain"))], tmp_path).read_text("utf-8")
+    # sampler: (0.02 - 0 + 0.03 + 0.01) / 2 = 3 points on ordinary ones, twice that on severe ones
+    assert "| sampler | +3.0 (+3.0 to +3.0) | +6.0 (+6.0 to +6.0) | +3.0 (one subject) |" in page
+    assert "| shapes | +0.0 (+0.0 to +0.0) | +0.0" in page
+    assert "| uniform | 0.600 (1.00) | 0.400 (1.00) | 0.700 (1.00) |" in page
+    assert "| severe | sampler+shapes | 2 | +6.0 |" in page
+    assert "- ga21, shapes, x@t1, thin cortex: no brain" in page
+    rows = read_long(tmp_path / "scores.tsv")
+    assert {row.method for row in rows} == set(found)
+    assert (tmp_path / "paired.tsv").is_file()
+
+
+def test_effects_need_the_arms_they_are_differences_of(tmp_path: Path) -> None:
+    page = write_report(results_of({"uniform": 0.0, "shapes": 0.01}), [], tmp_path).read_text("utf-8")
+    assert "What each gives" not in page
+    assert "| ordinary | shapes | 2 | +1.0 |" in page
