@@ -422,3 +422,26 @@ def test_the_summary_says_who_is_heavy_and_why() -> None:
     squares = sum(size * (1 / (3 * size)) ** 2 for size in part["cluster_sizes"])
     assert facts["effective_maps"] == pytest.approx(1 / squares, abs=1e-3)
     assert facts["settings"]["density"]["kind"] == "mixture"
+
+
+def test_a_large_power_keeps_a_distribution_or_says_why_not() -> None:
+    weights = np.array([0.1, 0.2, 0.3, 0.4])
+    found = soften(weights, StrengthSettings(temper=5000.0, uniform=0.2, cap=None))
+    np.testing.assert_allclose(found, [0.05, 0.05, 0.05, 0.85])
+    with pytest.raises(ConfigError, match="most weights are 0"):
+        soften(weights, StrengthSettings(temper=5000.0, uniform=0.0, cap=4.0))
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (DensitySettings, {"seeds": (-1,)}),
+        (DensitySettings, {"bandwidth": 1e-200}),
+        (SpaceSettings, {"emphasis": (("area", float("inf")),)}),
+        (FamilySettings, {"masses": (("a", float("inf")), ("b", 1.0))}),
+        (FamilySettings, {"masses": (("a", 0.5), ("a", 0.5))}),
+    ],
+)
+def test_settings_that_would_end_in_a_traceback_or_no_weights_are_refused(kind: Any, values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        kind(**values)

@@ -21,6 +21,8 @@ from synthseg.generation.anatomy import draw_anatomy
 from synthseg.generation.config import AnatomyPrior, GridPrior
 from synthseg.generation.draws import PairDraw
 from synthseg.generation.map_weights import match_weights, read_map_weights, stratified_map
+from synthseg.training.recipe import recipe_from_dict
+from synthseg.training.resume import compare_recipes
 from synthseg.training.task import SegmentationTask, element_generator
 from training_helpers import tiny_recipe
 
@@ -167,3 +169,23 @@ def test_stratified_choice_changes_the_map_and_nothing_else_that_is_drawn(tmp_pa
 def test_an_unknown_choice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data.map_choice: found 'even'"):
         tiny_recipe(tmp_path, data={"map_choice": "even"})
+
+
+def test_another_table_at_the_same_path_is_a_changed_recipe(tmp_path: Path) -> None:
+    (tmp_path / "weights.tsv").write_text("map\tweight\none\t1\n", encoding="utf-8")
+    tables = {"data": {"bank": "b.safetensors", "map_weights": "weights.tsv"}}
+    before = recipe_from_dict(tables, where="r", folder=str(tmp_path))
+    facts = {"recipe": before.to_dict(), "targets": [0]}
+    again = recipe_from_dict(tables, where="r", folder=str(tmp_path))
+    assert compare_recipes(facts, again, [0], where="step-1") == []
+    (tmp_path / "weights.tsv").write_text("map\tweight\none\t2\n", encoding="utf-8")
+    (note,) = compare_recipes(facts, recipe_from_dict(tables, where="r", folder=str(tmp_path)), [0], where="step-1")
+    assert "map_weights_sha256" in note
+    assert recipe_from_dict({"data": {"bank": "b"}}, where="r").map_weights_sha256 is None
+    with pytest.raises(ConfigError, match="map_weights_sha256"):
+        recipe_from_dict({**tables, "map_weights_sha256": "0"}, where="r")
+
+
+def test_names_may_hold_rare_line_ends(tmp_path: Path) -> None:
+    (tmp_path / "w.tsv").write_text("map\tweight\na\u2028b\x0b.nii\t1\n", encoding="utf-8")
+    assert read_map_weights(tmp_path / "w.tsv") == {"a\u2028b\x0b.nii": 1.0}

@@ -21,7 +21,7 @@ from synthseg.errors import UsageError
 distributed = pytest.importorskip("distributed")
 
 from synthseg.cohort import dask_run  # noqa: E402
-from synthseg.cohort.dask_run import DaskCrew, plain, share_of_threads, start_cluster  # noqa: E402
+from synthseg.cohort.dask_run import Cluster, DaskCrew, plain, share_of_threads, start_cluster  # noqa: E402
 
 
 def act(_how: Any, job: dict[str, Any], _overwrite: bool) -> dict[str, Any]:
@@ -126,18 +126,45 @@ def test_jobs_of_a_queueing_system_do_the_work(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(dask_run, "do_scan", act)
+    handler = signal.getsignal(signal.SIGINT)
     options = {"cores": "1", "memory": "1GB", "interface": "lo", "python": sys.executable, "queue": "short"}
-    client = start_cluster("slurm", options, workers=1)
-    crew = DaskCrew(client, Settings(), "d", threads=1)
+    cluster = start_cluster("slurm", options, workers=1)
+    crew = DaskCrew(cluster, Settings(), "d", threads=1)
     try:
-        assert "#SBATCH -p short" in client.cluster.job_script()
+        assert signal.getsignal(signal.SIGINT) is handler  # dask_jobqueue takes Ctrl-C for itself when it is imported
+        assert "#SBATCH -p short" in cluster.client.cluster.job_script()
         (job,) = make_jobs(tmp_path, 1)
         (tmp_path / "out").mkdir()
         crew.give(job, overwrite=False)
         reports: list[Report] = []
-        until = time.monotonic() + 120
+        until = time.monotonic() + 300
         while not reports and time.monotonic() < until:
             reports += crew.reports(0.5)
         assert [(report.subject, report.status) for report in reports] == [("s0", "done")]
     finally:
         crew.close()
+
+
+class OneWorkerLeft:
+    """A client of a cluster of which little is left."""
+
+    status, cluster = "running", None
+
+    def scheduler_info(self, n_workers: int) -> dict[str, dict[str, int]]:
+        del n_workers
+        return {"workers": {"tcp://one": 1}}
+
+
+def test_workers_that_went_for_good_are_started_again_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask_run, "_LOOK_EVERY_S", 0.0)
+    mended: list[float] = []
+    cluster = Cluster(OneWorkerLeft(), 2, lambda: mended.append(time.monotonic()))  # type: ignore[arg-type]
+    crew = DaskCrew(cluster, Settings(), "d", threads=1)
+    assert crew.room() == 2  # one scan at work, one ahead
+    assert not mended  # it may be coming back by itself
+    monkeypatch.setattr(dask_run, "_MEND_EVERY_S", 0.0)
+    crew.room()
+    assert len(mended) == 1
+    whole = DaskCrew(Cluster(OneWorkerLeft(), 1, lambda: mended.append(0.0)), Settings(), "d", threads=1)  # type: ignore[arg-type]
+    whole.room()
+    assert len(mended) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from conftest import shared_dir
 from fetal_helpers import fetal_head, save_map
 from synthseg.anatomies.prepared import PrepareConfig, prepare_maps
 from synthseg.anatomies.surroundings import SurroundingsSpec, surround
-from synthseg.errors import ConfigError, OutputError, ShapeError
+from synthseg.errors import ConfigError, LabelError, OutputError, ShapeError
 from synthseg.generation import GenerativeModel
 from synthseg.generation.write import open_bank
 from synthseg.labels.protocol import load_protocol
@@ -69,7 +70,7 @@ def test_the_command_makes_maps_that_a_bank_and_the_generative_model_take(tmp_pa
     save_map(tmp_path / "maps" / "sub-01.nii.gz", HEAD)
     code, out, _ = command("fetal", "prepare", tmp_path / "maps", "-o", tmp_path / "out", "--versions", 3)
     assert code == 0
-    assert len(out.splitlines()) == 3
+    assert [Path(line.partition(":")[0]).name for line in out.splitlines()][2:] == ["sub-01_v3.nii.gz", "prepared.tsv"]
     bank = open_bank(tmp_path / "out", FETA)
     recipe = load_recipe(ROOT / "recipes" / "fetal-cpu.toml")
     model = GenerativeModel(recipe.generation, bank)
@@ -90,7 +91,7 @@ def test_images_give_surroundings_once_each_and_the_others_are_drawn(tmp_path: P
     assert code == 0
     assert "from sub-01_T2w.nii.gz" in out
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["sub-01_dseg.nii.gz", "sub-02_dseg_v1.nii.gz", "sub-02_dseg_v2.nii.gz"]
+    assert names == ["prepared.tsv", "sub-01_dseg.nii.gz", "sub-02_dseg_v1.nii.gz", "sub-02_dseg_v2.nii.gz"]
     found = read_volume(tmp_path / "out" / "sub-01_dseg.nii.gz", labels=True)
     assert np.array_equal(found.data >= 10, (HEAD == 0) & (image > 0))
     assert len(np.unique(found.data[found.data >= 10])) == 4
@@ -125,8 +126,10 @@ def test_a_cube_centres_the_map_and_keeps_it_in_place(tmp_path: Path) -> None:
     assert placed(made.path) == placed(file)
     (lossy,) = prepare_maps([file], tmp_path / "quirk", PrepareConfig(surroundings=none, cube=24, drop_last_slab=True))
     assert len(placed(lossy.path)) < len(placed(file))
-    with pytest.raises(ShapeError, match="larger than 12"):
+    with pytest.raises(ShapeError, match=r"sub-01.*for a cube of 12.*--cut"):
         list(prepare_maps([file], tmp_path / "small", PrepareConfig(surroundings=none, cube=12)))
+    (small,) = prepare_maps([file], tmp_path / "small", PrepareConfig(surroundings=none, cube=12, cut=True))
+    assert placed(small.path).items() < placed(file).items()
     with pytest.raises(ConfigError, match="drop_last_slab"):
         PrepareConfig(drop_last_slab=True)
 
@@ -135,13 +138,64 @@ def test_inputs_and_existing_results_are_never_replaced_unasked(tmp_path: Path) 
     file = save_map(tmp_path / "maps" / "sub-01.nii.gz", HEAD)
     config = PrepareConfig(surroundings=NEAR)
     (made,) = prepare_maps([file], tmp_path / "out", config)
-    with pytest.raises(OutputError, match="existing"):
-        list(prepare_maps([file], tmp_path / "out", config))
+    for other, key in ((replace(config, seed=1), "seed"), (replace(config, cube=64), "settings")):
+        with pytest.raises(OutputError, match=f"not the same {key}"):
+            list(prepare_maps([file], tmp_path / "out", other))
+    save_map(tmp_path / "out" / "sub-02_v1.nii.gz", HEAD)
+    with pytest.raises(OutputError, match="does not list"):
+        list(prepare_maps([save_map(tmp_path / "maps" / "sub-02.nii.gz", HEAD)], tmp_path / "out", config))
     before = made.path.read_bytes()
     (again,) = prepare_maps([file], tmp_path / "out", config, overwrite=True)
     assert again.path.read_bytes() == before
     with pytest.raises(OutputError, match="themselves"):
         list(prepare_maps([file], file.parent, config, images={file: file}, overwrite=True))
+    with pytest.raises(OutputError, match="themselves"):
+        list(prepare_maps([file], file.parent, config))
+    save_map(file, np.where(HEAD == 7, 3, HEAD))
+    with pytest.raises(OutputError, match="not the same inputs"):
+        list(prepare_maps([file], tmp_path / "out", config))
+
+
+def test_a_stopped_batch_goes_on_and_is_the_uninterrupted_one(tmp_path: Path) -> None:
+    files = [save_map(tmp_path / "maps" / f"sub-0{n}.nii.gz", HEAD) for n in (1, 2)]
+    config = PrepareConfig(surroundings=NEAR, versions=2)
+    whole = [each.path.read_bytes() for each in prepare_maps(files, tmp_path / "whole", config)]
+    batch = prepare_maps(files, tmp_path / "out", config)
+    first = next(batch)
+    batch.close()
+    changed = first.path.stat().st_mtime_ns
+    made = list(prepare_maps(files, tmp_path / "out", config))
+    assert [each.resumed for each in made] == [True, False, False, False]
+    assert made[0].how == first.how
+    assert first.path.stat().st_mtime_ns == changed
+    assert [each.path.read_bytes() for each in made] == whole
+    assert all(each.resumed for each in prepare_maps(files, tmp_path / "out", config))
+    # Another file's maps in the same folder leave the table's other rows alone, even made anew.
+    list(prepare_maps(files[1:], tmp_path / "out", replace(config, versions=3), overwrite=True))
+    assert all(each.resumed for each in prepare_maps(files, tmp_path / "out", config))
+
+
+def test_a_map_that_fails_to_be_written_is_not_taken_for_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = save_map(tmp_path / "maps" / "sub-01.nii.gz", HEAD)
+    config = PrepareConfig(surroundings=NEAR)
+    list(prepare_maps([file], tmp_path / "out", config))
+
+    def full(*_: object, **__: object) -> None:
+        raise OutputError("disk", found="no space", fix="free some")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("synthseg.volumes.write_volume", full, raising=False)
+        with pytest.raises(OutputError, match="no space"):
+            list(prepare_maps([file], tmp_path / "out", replace(config, seed=1), overwrite=True))
+    (made,) = prepare_maps([file], tmp_path / "out", replace(config, seed=1))
+    assert not made.resumed
+
+
+def test_maps_with_images_show_fetas_tissues_and_nothing_else(tmp_path: Path) -> None:
+    file = save_map(tmp_path / "maps" / "sub-01.nii.gz", np.where(HEAD == 5, 10, HEAD))  # prepared before
+    image = save_map(tmp_path / "scans" / "sub-01.nii.gz", 1 + HEAD.astype(np.float32))
+    with pytest.raises(LabelError, match=r"sub-01.*\[10\]"):
+        list(prepare_maps([file], tmp_path / "out", PrepareConfig(), images={file: image}))
 
 
 def test_an_image_on_another_grid_is_refused_by_name(tmp_path: Path) -> None:

@@ -216,7 +216,7 @@ def test_the_study_runs_goes_on_and_never_trains_on_what_it_tests(
     write_volume(draw_scan(brain(9), "t2", rng=torch.Generator().manual_seed(0)), scans / "crl_24w_t2.nii.gz")
     out = tmp_path / "out"
     command = ["--maps", str(maps), "--out", str(out), "--scans", str(scans), "--recipe", str(toy_recipe(tmp_path))]
-    command += ["--steps", "2", "--device", "cpu", "--threads", "1"]
+    command += ["--steps", "2", "--device", "cpu", "--threads", "1", "--arms", "uniform,sampler+shapes"]
     assert main([*command, "--only", "ga25"]) == 0, capsys.readouterr().err
     for bank in (out / "ga25" / "banks").iterdir():
         assert {name.split("_")[0] for name in LabelBank.load(bank).names} == {"a", "d"}
@@ -224,6 +224,7 @@ def test_the_study_runs_goes_on_and_never_trains_on_what_it_tests(
     assert {name.split("_")[0] for name in weighed} == {"a", "d"}
     assert len(weighed) == 6
     first = (out / "summary.md").read_text("utf-8")
+    assert "1 of 3 folds (ga25)" in first
     monkeypatch.setattr(fetal_run, "score_cases", _no_new_work(fetal_run.score_cases))
     assert main([*command, "--only", "ga25"]) == 0
     assert (out / "summary.md").read_text("utf-8") == first

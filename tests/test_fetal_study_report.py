@@ -14,7 +14,9 @@ sys.path.insert(0, str(ROOT))  # experiments are no part of the installed packag
 from experiments.fetal.cases import AS_IT_IS  # noqa: E402
 from experiments.fetal.config import ATLAS, MILD, ORDINARY, SEVERE  # noqa: E402
 from experiments.fetal.report import write_report  # noqa: E402
+from experiments.fetal.run import told_of  # noqa: E402
 from experiments.fetal.score import ALL_FOLDS, by_subject, measurements_of  # noqa: E402
+from experiments.fetal.subjects import Subject, folds_of  # noqa: E402
 
 from synthseg.evaluation import CaseFailure, CaseResult, read_long  # noqa: E402
 from synthseg.evaluation.scoring import ScoreRow  # noqa: E402
@@ -87,6 +89,44 @@ def test_the_page_says_what_each_measure_gives_and_names_what_failed(tmp_path: P
     rows = read_long(tmp_path / "scores.tsv")
     assert {row.method for row in rows} == set(found)
     assert (tmp_path / "paired.tsv").is_file()
+
+
+def test_a_scan_that_one_arm_failed_on_is_in_no_arms_means(tmp_path: Path) -> None:
+    found = results_of({"uniform": 0.0, "shapes": 0.0})
+    # The easier contrast alone is left to one arm: its subject's mean would rise by 10 points for nothing.
+    found["shapes"]["ga21"] = [one for one in found["shapes"]["ga21"] if one.scan != "ga21-map@t1"]
+    failed = Case(scan="ga21-map@t1", image=Path("i"), truth=Path("t"), group=ORDINARY, change=AS_IT_IS)
+    page = write_report(found, [("ga21, shapes", CaseFailure(failed, "no brain"))], tmp_path).read_text("utf-8")
+    assert "| ordinary | shapes | 2 | +0.0 |" in page
+    assert "Failed, and in no arm's means above" in page
+    uniform, shapes = (next(line for line in page.splitlines() if line.startswith(f"| {a} |")) for a in found)
+    assert uniform.split("|")[2:] == shapes.split("|")[2:]
+    kept = [row for row in read_long(tmp_path / "scores.tsv") if (row.method, row.scan) == ("uniform", failed.scan)]
+    assert kept  # what there is stays in the table of all scores
+
+
+def test_an_arm_that_failed_throughout_takes_nothing_from_the_others(tmp_path: Path) -> None:
+    found = {**results_of({"uniform": 0.0, "shapes": 0.01}), "sampler": {"ga21": []}}
+    page = write_report(found, [], tmp_path).read_text("utf-8")
+    assert "| ordinary | shapes | 2 | +1.0 |" in page
+    assert "| sampler |" not in page
+    nothing = write_report({"uniform": {"ga21": []}}, [], tmp_path).read_text("utf-8")
+    assert "| uniform |" not in nothing
+    assert not (tmp_path / "paired.tsv").exists()
+
+
+def test_the_page_says_which_folds_it_is_of(tmp_path: Path) -> None:
+    folds = folds_of([Subject(f"s_ga{age}", Path("x"), age) for age in range(20, 26)], "3")
+    found = results_of({"uniform": 0.0})
+    page = write_report(found, [], tmp_path, told=told_of(folds, folds[:1], 1500)).read_text("utf-8")
+    assert "- 1 of 3 folds (fold-1of3), 1,500 steps an arm; 2 held-out maps of 20, 23 weeks." in page
+    assert "**Not the whole study**: fold-2of3, fold-3of3 not in this page" in page
+    assert "One fold: all scores of an arm are one network's" in page
+    assert page.index("Not the whole study") < page.index("| arm |")
+    whole = "\n".join(told_of(folds, folds, 1500))
+    assert "3 of 3 folds" in whole
+    assert "Not the whole" not in whole
+    assert "One fold" not in whole
 
 
 def test_effects_need_the_arms_they_are_differences_of(tmp_path: Path) -> None:

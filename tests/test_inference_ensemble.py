@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -140,6 +142,25 @@ def test_sparse_posteriors_merge_as_dense_ones(seed, count, rule):
     np.testing.assert_array_equal(labels, VALUES[dense_on_grid(merged).argmax(0)])
     np.testing.assert_allclose(merged.voxels[1:], expected[1:].reshape(4, -1).sum(1), rtol=1e-4, atol=1e-4)
     assert merged.foreground_mm3 == pytest.approx(merged.voxels[1:].sum(), rel=1e-4, abs=1e-3)
+
+
+@pytest.mark.parametrize("rule", ["max", "vote"])
+def test_many_channels_are_merged_without_ever_being_dense_all_at_once(rule, monkeypatch):
+    monkeypatch.setattr(merging, "CHUNK_VOXELS", 1 << 10)
+    side, count = 40, 64
+    label = np.random.default_rng(0).integers(1, count, side**3)
+    everywhere = [(0, np.arange(side**3)), *((c, np.flatnonzero(label == c)) for c in range(1, count))]
+    pieces = tuple(
+        Piece((c,), index.astype(np.int32), np.full((1, len(index)), 0.9 if c else 0.1, np.float32))
+        for c, index in everywhere
+    )
+    one = SparsePosteriors(count, pieces, (0, 0, 0), (side,) * 3, Grid((side,) * 3, np.eye(4)))
+    tracemalloc.start()
+    merged = merge_cleaned([one, one], rule)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(merged.pieces) == count
+    assert peak < 0.5 * 4 * count * side**3  # half of all channels of one network
 
 
 def test_nothing_merged_with_nothing_is_nothing():

@@ -8,13 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from inference_helpers import BandNetwork, band_model, coarse_scan, run_scans, save_random_weights
-from plus_helpers import hierarchy_models, parcels_model, quality_model, structures_model
+from inference_helpers import VALUES, BandNetwork, band_model, coarse_scan, run_scans, save_random_weights
+from plus_helpers import hierarchy_models, parcels_model, quality_model, random_unet, structures_model
+from synthseg.engine.choose import Choice
+from synthseg.engine.ranges import Range
+from synthseg.engine.torch_backend import PlainBackend
 from synthseg.errors import ConfigError, UsageError, WeightsError
-from synthseg.inference import InferenceConfig, Model, Outputs, Segmenter
+from synthseg.inference import InferenceConfig, Model, Outputs, Segmenter, passes, placement
 from synthseg.inference.bundle import gather
+from synthseg.inference.forecast import forecast
 from synthseg.labels import load_protocol
+from synthseg.weights import load_weights, save_weights
 
 
 @pytest.mark.parametrize(
@@ -45,6 +51,13 @@ def test_a_network_is_merged_with_itself_by_mistake_only(tmp_path: Path):
     path = save_random_weights(tmp_path / "a.safetensors")
     with pytest.raises(UsageError, match=r"weights tiny: found the same network twice"):
         gather("default", [path, path])
+    copied = load_weights(path)
+    card = {**copied.card, "name": "renamed", "temperature": 2.0}
+    other = save_weights(tmp_path / "b.safetensors", copied.tensors, card)
+    with pytest.raises(
+        UsageError, match=r"weights renamed: found the same network twice: its tensors are those of tiny"
+    ):
+        gather("default", [path, other])
 
 
 def test_robust_modes_have_nothing_to_merge():
@@ -124,6 +137,56 @@ def test_merging_one_network_is_a_mistake(tmp_path: Path, command: Callable):
     assert code == 2
     assert "--merge: found fewer than two networks" in said
     assert "--weights once for each" in said
+
+
+def test_doctor_looks_at_all_networks_of_an_ensemble(tmp_path: Path, command: Callable):
+    a, b = saved(tmp_path, a={"name": "A"}, b={"name": "B"})
+    scan_file = coarse_scan(tmp_path / "scan.nii.gz")
+
+    def told(*options: object) -> dict:
+        code, said, failed = command("doctor", scan_file, "--json", "--backend", "torch", "--threads", 1, *options)
+        assert code == 0, failed
+        return json.loads(said)["scans"][0]
+
+    alone, both = told("--weights", b), told("--weights", a, "--weights", b)
+    assert both["memory_bytes"] is not None
+    assert both["window"] == alone["window"]
+    by_max = told("--weights", a, "--weights", b, "--merge", "max")
+    assert by_max["window"] == alone["window"]
+    code, _, said = command("doctor", scan_file, "--weights", a, "--merge", "max")
+    assert code == 2
+    assert "--merge: found fewer than two networks" in said
+
+
+def test_the_forecast_plans_as_the_run_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    blocks = random_unet(1, len(VALUES), seed=1)
+    blocks = type(blocks)(replace(blocks.config, patch=2))
+    nets = {"plain": random_unet(1, len(VALUES), seed=0), "blocks": blocks.eval()}
+    pair = [replace(band_model(multiple=8), network=net, name=name) for name, net in nets.items()]
+    segmenter = Segmenter(pair, "fast", device="cpu", backend="torch")
+    segmenter.placement = replace(segmenter.placement, thin=True)
+    plans = []
+    stream = passes.stream_mean
+    monkeypatch.setattr(
+        passes, "stream_mean", lambda *args, plan, **named: plans.append(plan) or stream(*args, plan=plan, **named)
+    )
+    scan_file = coarse_scan(tmp_path / "scan.nii.gz")
+    told = forecast(segmenter, scan_file, dict.fromkeys(segmenter.models, 1e-9))
+    segmenter.segment(scan_file)
+    assert (told.slab, told.recompute) == (plans[0].slab, plans[0].recompute)
+    assert told.slab % 4 == 0
+
+
+def test_every_network_of_an_ensemble_needs_ranges_for_int8(monkeypatch: pytest.MonkeyPatch):
+    made: list[str] = []
+    monkeypatch.setattr(placement, "make_backend", lambda choice, **_: made.append(choice.precision) or PlainBackend())
+    ranged = replace(band_model(), name="ranged", ranges={"head": Range(0.0, 1.0, (1.0,))})
+    int8 = Choice(backend="openvino", device=torch.device("cpu"), precision="int8")
+    with pytest.raises(WeightsError, match=r"weights bare: found no activation ranges for int8\. Fix: add them"):
+        placement.place(gather("default", [ranged, replace(band_model(), name="bare")], locator=False), int8)
+    made.clear()
+    placement.place(gather("default", [ranged, replace(ranged, name="other")], locator=False), int8)
+    assert made == ["int8", "int8"]
 
 
 def test_a_limit_of_memory_counts_the_networks_that_are_held(tmp_path: Path, command: Callable):

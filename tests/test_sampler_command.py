@@ -136,6 +136,36 @@ def test_settings_come_from_a_file_and_options_override_it(command: Command, map
     np.testing.assert_allclose(weights, [0.1] * 5 + [0.125] * 4)  # one family a folder shares its half
 
 
+def test_no_result_of_another_run_is_replaced_unasked(command: Command, maps: Path) -> None:
+    (maps / "out").mkdir()
+    (maps / "out" / "summary.json").write_text("mine", encoding="utf-8")
+    code, _, err = run(command, maps, "--no-figure")
+    assert code != 0
+    assert "summary.json: found an existing file" in err
+    assert (maps / "out" / "summary.json").read_text(encoding="utf-8") == "mine"
+
+
+def test_shapes_of_another_protocol_point_to_the_option(command: Command, maps: Path) -> None:
+    code, _, err = command("sampler", maps / "atlas", "-o", maps / "out", "--scheme", "reference", "--no-figure")
+    assert code == 2
+    assert "--protocol" in err
+
+
+def test_a_folder_with_a_tab_in_its_name_keeps_the_tables_columns(command: Command, maps: Path) -> None:
+    (maps / "clinic").rename(maps / "cli\tnic")
+    places = (maps / "atlas", maps / "cli\tnic", "--protocol", "feta")
+    assert command("sampler", *places, "-o", maps / "out", "--no-figure")[0] == 0
+    assert {row["dataset"] for row in rows_of(maps / "out" / "weights.tsv")} == {"atlas", "cli nic"}
+
+
+def test_a_map_whose_name_begins_like_a_comment_is_refused(command: Command, maps: Path) -> None:
+    file = next((maps / "atlas").iterdir())
+    file.rename(file.with_name(f"#{file.name}"))
+    code, _, err = run(command, maps, "--no-figure")
+    assert code == 2
+    assert "leading #" in err
+
+
 def test_datasets_can_be_read_off_the_names(command: Command, maps: Path) -> None:
     more = ("--datasets", r"subject-([0-4])?", "--scheme", "uniform", "--no-figure")
     assert run(command, maps, *more)[0] == 0

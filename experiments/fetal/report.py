@@ -9,7 +9,7 @@ import numpy as np
 from experiments.fetal.config import ATLAS, HEALTHIER, MILD, ORDINARY, SEVERE
 from experiments.fetal.score import Results, by_subject, measurements_of
 
-from synthseg.evaluation import CaseFailure, write_long
+from synthseg.evaluation import CaseFailure, CaseResult, write_long
 from synthseg.evaluation.measurements import Measurement, unique, value_of
 from synthseg.evaluation.paired import PairedConfig, PairedRow, compare_methods, write_paired
 from synthseg.evaluation.scan_means import scan_means
@@ -26,6 +26,29 @@ PAPER = (
     "The paper of the fetal extension (arXiv 2504.10244, abstract) reports a significant gain on subjects with severe"
     " abnormality (p < 1e-4) and a smaller loss on less abnormal ones. Its tables were not at hand."
 )
+CAVEATS = (
+    "Every arm is trained once a fold, all with one seed: intervals and tests are over test subjects, and do not tell"
+    " what other seeds would have given.",
+    "Held-out maps are of other weeks than those trained on. Maps of one atlas change little from week to week: that"
+    " flatters every arm alike.",
+)
+
+
+def scored_by_all(results: Results) -> Results:
+    """The scans of which every arm has a score, so that means of arms are of the same ones.
+
+    An arm that failed throughout takes nothing from the others.
+    """
+    kept = {arm: {(fold, *_case(one)) for fold, own in folds.items() for one in own} for arm, folds in results.items()}
+    common = set.intersection(*(own for own in kept.values() if own)) if any(kept.values()) else set()
+    return {
+        arm: {fold: [one for one in own if (fold, *_case(one)) in common] for fold, own in folds.items()}
+        for arm, folds in results.items()
+    }
+
+
+def _case(result: CaseResult) -> tuple[str, str, str]:
+    return result.group, result.scan, result.change
 
 
 def write_report(
@@ -33,19 +56,23 @@ def write_report(
     failures: Sequence[tuple[str, CaseFailure]],
     out: Path,
     reached: Mapping[str, Sequence[float]] | None = None,
+    told: Sequence[str] = (),
 ) -> Path:
     """Write all three; returns the page.
 
     Args:
-        results: by arm, fold and scan. failures: by arm and fold; they are in no mean, and the page says so.
+        results: by arm, fold and scan. failures: by arm and fold; what failed is in no arm's means, and the page says
+            so.
         reached: by edit, the factors on its structure's volume that the held-out maps had room for.
+        told: what was run, to stand at the top.
     """
-    rows = measurements_of(results)
-    if rows:
-        write_long(rows, out / "scores.tsv")
+    every = measurements_of(results)
+    if every:
+        write_long(every, out / "scores.tsv")
+    rows = measurements_of(scored_by_all(results))
     subjects = [row for row in by_subject(rows) if row.metric in ("dice", "sd95")]
-    lines = ["# Fetal brains: sampler and shapes, on and off", "", "Means over subjects: Dice (SD95 in mm).", ""]
-    lines += _table(subjects, "stratum")
+    lines = ["# Fetal brains: sampler and shapes, on and off", "", *(f"- {line}" for line in (*told, *CAVEATS)), ""]
+    lines += ["Means over subjects: Dice (SD95 in mm).", "", *_table(subjects, "stratum")]
     lines += ["", "## By tissue", ""]
     for stratum in _present(subjects):
         lines += [f"### {stratum}", "", *_table(_where(subjects, "stratum", stratum), "structure"), ""]
@@ -58,13 +85,14 @@ def write_report(
         lines += ["## Ordinary anatomies by contrast", "", *_table(ordinary, "contrast"), ""]
     dice = [row for row in subjects if row.metric == "dice"]
     lines += _effects(dice)
+    (out / "paired.tsv").unlink(missing_ok=True)  # of an earlier sitting with more arms
     if len(unique(dice, "method")) > 1:
         reference = unique(dice, "method")[0]
         found = compare_methods(dice, PairedConfig(by="stratum", reference=reference, correction="holm")).rows
         write_paired(found, out / "paired.tsv")
         lines += _tests(found, reference)
     if failures:
-        lines += ["## Failed, and in no mean above", ""]
+        lines += ["## Failed, and in no arm's means above", ""]
         lines += [f"- {where}, {one.case.scan}, {one.case.change}: {one.reason}" for where, one in failures]
         lines += [""]
     page = out / "summary.md"
@@ -156,6 +184,6 @@ def _tests(rows: Sequence[PairedRow], reference: str) -> list[str]:
     for row in rows:
         if row.label == "" and row.n_pairs:
             other = row.method_b if row.method_a == reference else row.method_a
-            gain = (-100 if row.method_a == reference else 100) * row.mean_difference
+            gain = (-100 if row.method_a == reference else 100) * row.mean_difference + 0.0  # no "-0.0"
             lines.append(f"| {row.by} | {other} | {row.n_pairs} | {gain:+.1f} | {row.p:.3g} | {row.p_corrected:.3g} |")
     return [*lines, ""]

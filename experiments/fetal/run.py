@@ -79,7 +79,24 @@ def run_study(arms: Sequence[Arm], config: FetalConfig, sitting: Sitting) -> Pat
             scored, missed = _score(fold, arm, weights, cases, config, sitting)
             results[arm.name][fold.name] = scored
             failures += [(f"{fold.name}, {arm.name}", one) for one in missed]
-    return write_report(results, failures, sitting.out, reached_factors(tested))
+    told = told_of(folds, chosen, recipe.optimizer.steps)
+    return write_report(results, failures, sitting.out, reached_factors(tested), told)
+
+
+def told_of(folds: Sequence[Fold], chosen: Sequence[Fold], steps: int) -> list[str]:
+    """What the page says of what was run: which folds of how many, and what that means for its numbers."""
+    ages = sorted({one.weeks for fold in chosen for one in fold.held_out})
+    maps = sum(len(fold.held_out) for fold in chosen)
+    lines = [
+        f"{len(chosen)} of {len(folds)} folds ({', '.join(fold.name for fold in chosen)}), {steps:,} steps an arm;"
+        f" {maps} held-out maps of {', '.join(map(str, ages))} weeks."
+    ]
+    if len(chosen) < len(folds):
+        rest = ", ".join(fold.name for fold in folds if fold not in chosen)
+        lines.append(f"**Not the whole study**: {rest} not in this page. Run again without `--only` for all.")
+    if len(chosen) == 1:
+        lines.append("One fold: all scores of an arm are one network's. Read no interval or p as more than that.")
+    return lines
 
 
 def _recipe(sitting: Sitting) -> Recipe:
@@ -94,7 +111,7 @@ def _chosen(folds: Sequence[Fold], names: Sequence[str]) -> list[Fold]:
     for name in names:
         if name not in known:
             raise UsageError("--only", found=repr(name), fix=f"give some of {', '.join(known)}")
-    return [known[name] for name in names or known]
+    return [fold for fold in folds if not names or fold.name in names]
 
 
 def _shapes(

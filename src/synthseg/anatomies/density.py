@@ -69,7 +69,9 @@ def kernel_weights(points: np.ndarray, bandwidth: float = 1.0) -> np.ndarray:
     if deviation == 0:
         return np.full(count, 1.0 / count)
     width = bandwidth * deviation * count ** (-1.0 / (axes + 4))
-    squared = ((points[:, None] - points[None]) ** 2).sum(axis=2)
+    squared = np.zeros((count, count))
+    for axis in points.T:  # one after the other: [n, n, k] at once would not fit for thousands of maps
+        squared += np.subtract.outer(axis, axis) ** 2
     rare = 1.0 / np.exp(-squared / (2 * width**2)).sum(axis=1)
     return rare / rare.sum()
 

@@ -74,7 +74,12 @@ def split_extracerebral(labels: np.ndarray, image: np.ndarray, *, parts: int = P
 
 
 def centred(
-    labels: np.ndarray, *, side: int = 256, huge: bool = False, drop_last_slab: bool = False
+    labels: np.ndarray,
+    *,
+    side: int = 256,
+    huge: bool = False,
+    drop_last_slab: bool = False,
+    subject: str = "centring",
 ) -> tuple[np.ndarray, tuple[int, int, int]]:
     """The labels' box in the middle of a cube of background.
 
@@ -83,21 +88,22 @@ def centred(
         side: of the cube, in voxels. Odd remainders go to the high side.
         huge: cut boxes that are longer than the cube, evenly, instead of refusing them.
         drop_last_slab: repeat the reference, whose box ends one voxel early on each axis and loses what is there.
+        subject: for messages.
     Returns: the cube, and its first voxel in the given map (negative where it reaches further).
     Raises: LabelError for a map without labels; ShapeError for one that does not fit.
     Source: reference A.3, step 3.
     """
     if labels.ndim != 3:
-        raise ShapeError("centring", found=f"labels of shape {labels.shape}", fix="give [X, Y, Z] labels")
+        raise ShapeError(subject, found=f"labels of shape {labels.shape}", fix="give [X, Y, Z] labels")
     places = [np.flatnonzero((labels > 0.1).any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
     if not all(place.size for place in places):
-        raise LabelError("centring", found="a map without labels", fix="leave the map out")
+        raise LabelError(subject, found="a map without labels", fix="leave the map out")
     low = [int(place[0]) for place in places]
     high = [int(place[-1]) + (0 if drop_last_slab else 1) for place in places]
     sizes = [max(h - s, 0) for s, h in zip(low, high, strict=True)]
     if max(sizes) > side and not huge:
-        found = f"labels of {sizes} voxels"
-        raise ShapeError("centring", found=found, fix=f"choose a cube larger than {side}, or allow it to be cut")
+        found = f"labels of {sizes} voxels, for a cube of {side}"
+        raise ShapeError(subject, found=found, fix="choose a larger cube, or let it be cut (--cut)")
     cube = np.zeros((side, side, side), dtype=labels.dtype)
     start, source, target = [], [], []
     for first, size in zip(low, sizes, strict=True):

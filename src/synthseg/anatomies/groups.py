@@ -70,7 +70,8 @@ def _of_list(protocol: LabelProtocol, text: str) -> tuple[ShapeGroup, ...]:
         unknown = [value for value in values if value not in names or not value]
         if unknown:
             found = f"{unknown[0]}, which is no structure of {protocol.name}"
-            raise ConfigError("sampler: labels", found=found, fix=f"see `synthseg labels show {protocol.name}`")
+            fix = f"see `synthseg labels show {protocol.name}`, or name the maps' own protocol (--protocol)"
+            raise ConfigError("sampler: labels", found=found, fix=fix)
         groups.append(ShapeGroup(title.strip() or " + ".join(names[value] for value in values), values))
     every = [value for group in groups for value in group.values]
     twice = [value for value in every if every.count(value) > 1]

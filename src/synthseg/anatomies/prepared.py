@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import io
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,11 +15,17 @@ import numpy as np
 
 from synthseg.anatomies.dhcp import dhcp_to_feta
 from synthseg.anatomies.extracerebral import centred, extracerebral_from_image, split_extracerebral
-from synthseg.anatomies.surroundings import SurroundingsSpec, surround
-from synthseg.errors import ConfigError, OutputError, ShapeError
+from synthseg.anatomies.surroundings import SurroundingsSpec, require_tissues, surround
+from synthseg.configs import config_to_dict
+from synthseg.errors import ConfigError, OutputError, ShapeError, VolumeError
+from synthseg.files import atomic_file, require_writable
 
 if TYPE_CHECKING:
     from synthseg.volumes import Volume
+
+TABLE = "prepared.tsv"  # beside the maps: what each was made of
+_COLUMNS = ("map", "how", "source", "image", "inputs", "seed", "settings")
+_MAKING = 1  # changed whenever the same settings make other maps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,23 +37,32 @@ class PrepareConfig:
     dhcp: bool = False  # maps have dHCP's nine values, and are merged to FeTA's first
     cube: int | None = None  # voxels a side: labels are centred in such a cube, as the reference does (256)
     drop_last_slab: bool = False  # with a cube: lose the labels' last slab on each axis, as the reference does
+    cut: bool = False  # with a cube: cut maps that are longer, instead of refusing them
     seed: int = 0  # a version depends on it, the file's name and the version's number alone
 
     def __post_init__(self) -> None:
         for key, value in (("versions", self.versions), ("cube", self.cube)):
             if value is not None and value < 1:
                 raise ConfigError(f"fetal maps: {key}", found=repr(value), fix="give at least 1")
-        if self.drop_last_slab and self.cube is None:
-            fix = "give a cube (the reference's is 256), or leave drop_last_slab out"
-            raise ConfigError("fetal maps: drop_last_slab", found="no cube to centre the labels in", fix=fix)
+        for key in ("drop_last_slab", "cut"):
+            if getattr(self, key) and self.cube is None:
+                fix = f"give a cube (the reference's is 256), or leave {key} out"
+                raise ConfigError(f"fetal maps: {key}", found="no cube to centre the labels in", fix=fix)
+
+    @property
+    def settings(self) -> str:
+        """What maps depend on beside their inputs, their number and the seed, as a short code."""
+        facts = {key: value for key, value in config_to_dict(self).items() if key not in ("versions", "seed")}
+        return f"{zlib.crc32(f'{_MAKING} {facts}'.encode()):08x}"
 
 
 @dataclass(frozen=True)
 class PreparedMap:
-    """One file written."""
+    """One file written, or there already."""
 
     path: Path
     how: str  # what is around the brain, in a few words
+    resumed: bool = False
 
 
 def prepare_maps(
@@ -55,29 +73,43 @@ def prepare_maps(
     images: Mapping[Path, Path] | None = None,
     overwrite: bool = False,
 ) -> Iterator[PreparedMap]:
-    """Write maps of the protocol ``feta-generation``, yielding each when it is written.
+    """Write maps of the protocol ``feta-generation`` and ``prepared.tsv``, yielding each when it is written.
 
     Maps with an image get their surroundings from it, once: ``NAME.nii.gz``. Maps without get ``config.versions``
-    drawn ones: ``NAME_v1.nii.gz``, ``NAME_v2.nii.gz``, ..., whose kinds take turns.
+    drawn ones: ``NAME_v1.nii.gz``, ``NAME_v2.nii.gz``, ..., whose kinds take turns. Maps that are there, and in the
+    table with the same inputs, seed and settings, are kept: a batch that was stopped goes on.
 
     Args:
         files: label maps of FeTA's values, or dHCP's.
         images: of the maps that have one, on the same grid.
-        overwrite: replace files that exist.
-    Raises: OutputError for results that exist, share a name, or would replace an input; LabelError, ShapeError and
-        VolumeError naming a file.
+        overwrite: make them anew.
+    Raises: OutputError for results that share a name or would replace an input, that the table does not know, or that
+        were made of something else; LabelError, ShapeError and VolumeError naming a file.
     """
     given = dict(images or {})
     targets = _targets(files, folder, given, config.versions)
-    for path in (path for paths in targets.values() for path in paths):
-        if path.exists() and not overwrite:
-            raise OutputError(path, found="an existing file", fix="choose another folder, or add --overwrite")
+    rows = _read_table(folder / TABLE, overwrite)
+    wanted = {file: _facts(file, given.get(file), config) for file in files}
+    if not overwrite:
+        for file, paths in targets.items():
+            _refuse_strangers(paths, rows, wanted[file])
+    require_writable(folder)
     for file in files:
-        if file in given:
-            yield _from_image(file, given[file], targets[file][0], config)
-            continue
-        for number, target in enumerate(targets[file]):
-            yield _by_geometry(file, target, config, number)
+        for number, path in enumerate(targets[file]):
+            if path.exists() and not overwrite:
+                yield PreparedMap(path, rows[path.name]["how"], True)
+                continue
+            if file in given:
+                volume, how = _from_image(file, given[file], config)
+            else:
+                volume, how = _by_geometry(file, config, number)
+            # The row first, and no older map beside it: whenever this is stopped, a map that is there is the row's.
+            if path.is_file():
+                path.unlink()
+            rows[path.name] = {"map": path.name, "how": how, **wanted[file]}
+            _write_table(folder / TABLE, rows)
+            _write(volume, path, file)
+            yield PreparedMap(path, how)
 
 
 def _read(file: Path, dhcp: bool) -> Volume:
@@ -88,7 +120,7 @@ def _read(file: Path, dhcp: bool) -> Volume:
     return Volume(dhcp_to_feta(given.data, subject=file), given.affine, given.path) if dhcp else given
 
 
-def _from_image(file: Path, image: Path, target: Path, config: PrepareConfig) -> PreparedMap:
+def _from_image(file: Path, image: Path, config: PrepareConfig) -> tuple[Volume, str]:
     from synthseg.volumes import read_volume
 
     labels, scan = _read(file, config.dhcp), read_volume(image)
@@ -96,13 +128,13 @@ def _from_image(file: Path, image: Path, target: Path, config: PrepareConfig) ->
     if not same:
         found = f"a grid of shape {scan.data.shape}, not that of {file.name} ({labels.data.shape}), or placed elsewhere"
         raise ShapeError(image, found=found, fix="resample the image onto its label map's grid first")
+    require_tissues(labels.data, subject=str(file))
     whole = extracerebral_from_image(labels.data, scan.data, subject=str(file))
     split = split_extracerebral(whole, scan.data)
-    _write(split, (0, 0, 0), labels.affine, target, file, config)
-    return PreparedMap(target, f"from {image.name}")
+    return _placed(split, (0, 0, 0), labels.affine, file, config), f"from {image.name}"
 
 
-def _by_geometry(file: Path, target: Path, config: PrepareConfig, number: int) -> PreparedMap:
+def _by_geometry(file: Path, config: PrepareConfig, number: int) -> tuple[Volume, str]:
     from synthseg.volumes import strip_extension, to_ras
 
     own, _ = to_ras(_read(file, config.dhcp))
@@ -111,29 +143,31 @@ def _by_geometry(file: Path, target: Path, config: PrepareConfig, number: int) -
     first = zlib.crc32(f"{config.seed}/{name}".encode())  # maps begin with different kinds
     kind = spec.kinds[(first + number) % len(spec.kinds)]
     found = surround(own.data, [float(s) for s in own.spacing_mm], spec, rng, kind=kind, subject=str(file))
-    _write(found.labels, found.start, own.affine, target, file, config)
     more = [", more fluid"] * found.fluid + [", thicker cortex"] * found.cortex
-    return PreparedMap(target, found.kind + "".join(more))
+    return _placed(found.labels, found.start, own.affine, file, config), found.kind + "".join(more)
 
 
-def _write(
-    labels: np.ndarray,
-    start: tuple[int, int, int],
-    affine: np.ndarray,
-    target: Path,
-    file: Path,
-    config: PrepareConfig,
-) -> None:
-    """Write labels whose first voxel is the given map's voxel ``start``, centred if that is asked for."""
-    from synthseg.volumes import Volume, write_volume
+def _placed(
+    labels: np.ndarray, start: tuple[int, int, int], affine: np.ndarray, file: Path, config: PrepareConfig
+) -> Volume:
+    """Labels whose first voxel is the given map's voxel ``start``, centred if that is asked for."""
+    from synthseg.volumes import Volume
 
     place = np.array(start)
     if config.cube is not None:
-        labels, first = centred(labels, side=config.cube, drop_last_slab=config.drop_last_slab)
+        labels, first = centred(
+            labels, side=config.cube, huge=config.cut, drop_last_slab=config.drop_last_slab, subject=str(file)
+        )
         place = place + np.array(first)
     moved = affine.copy()
     moved[:3, 3] += affine[:3, :3] @ place
-    write_volume(Volume(labels, moved), target, header_like=file)
+    return Volume(labels, moved)
+
+
+def _write(volume: Volume, target: Path, file: Path) -> None:
+    from synthseg.volumes import write_volume
+
+    write_volume(volume, target, header_like=file)
 
 
 def _targets(files: Sequence[Path], folder: Path, images: Mapping[Path, Path], versions: int) -> dict[Path, list[Path]]:
@@ -149,6 +183,57 @@ def _targets(files: Sequence[Path], folder: Path, images: Mapping[Path, Path], v
     twice = next((path for path in taken if taken.count(path) > 1), None)
     if twice is not None:
         raise OutputError(twice, found="several label maps that would get this name", fix="prepare them one by one")
-    if {path.resolve() for path in taken} & {path.resolve() for path in (*files, *images.values())}:
+    # Not beside what is read, either: the next run would take the results for maps to prepare.
+    if folder.resolve() in {path.resolve().parent for path in (*files, *images.values())}:
         raise OutputError(folder, found="the label maps or images themselves", fix="choose another folder")
     return targets
+
+
+def _facts(file: Path, image: Path | None, config: PrepareConfig) -> dict[str, str]:
+    """What a map of this file is made of, as the table says it."""
+    given = [path for path in (file, image) if path is not None]
+    try:
+        content = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in given)).hexdigest()
+    except OSError as error:
+        fix = "give files that exist and may be read"
+        raise VolumeError(file, found=f"no readable file ({error})", fix=fix) from error
+    own = {"source": file.name, "image": "" if image is None else image.name, "inputs": content[:16]}
+    return {**own, "seed": str(config.seed), "settings": config.settings}
+
+
+def _refuse_strangers(paths: Sequence[Path], rows: Mapping[str, Mapping[str, str]], wanted: Mapping[str, str]) -> None:
+    """Files that another run has made must not pass for this one's."""
+    for path in (path for path in paths if path.exists()):
+        known = rows.get(path.name)
+        if known is None:
+            found = f"an existing file that {TABLE} does not list"
+            raise OutputError(path, found=found, fix="choose another folder, or add --overwrite")
+        differing = [key for key, value in wanted.items() if known[key] != value]
+        if differing:
+            found = f"a map made otherwise (not the same {', '.join(differing)})"
+            raise OutputError(path, found=found, fix="give the same as then, another folder, or --overwrite")
+
+
+def _read_table(path: Path, overwrite: bool) -> dict[str, dict[str, str]]:
+    """Rows by map; nothing where there is no table, or a damaged one that is to be replaced."""
+    if not path.exists():
+        return {}
+    try:
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+        rows = list(csv.DictReader(io.StringIO(text), delimiter="\t"))
+    except (OSError, csv.Error) as error:
+        raise OutputError(path, found=f"no readable table ({error})", fix="remove it") from error
+    if all(set(row) == set(_COLUMNS) and None not in row.values() for row in rows):
+        return {row["map"]: row for row in rows}
+    if overwrite:
+        return {}
+    raise OutputError(path, found="other columns than a table of prepared maps", fix="remove it, or add --overwrite")
+
+
+def _write_table(path: Path, rows: Mapping[str, Mapping[str, str]]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _COLUMNS, delimiter="\t", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows[name] for name in sorted(rows))
+    with atomic_file(path) as file:
+        file.write(text.getvalue().encode("utf-8", "surrogateescape"))

@@ -202,8 +202,8 @@ class _Part:
             name
             for n, name in enumerate(self.names)
             if n < index
-            and family_of(name, self.settings.family) != family_of(self.names[index], self.settings.family)
             and (self.measures[n].volumes, self.measures[n].areas) == (measured.volumes, measured.areas)
+            and family_of(name, self.settings.family) != family_of(self.names[index], self.settings.family)
         ]
         if twins:
             flags.append(f"same shapes as {twins[0]}")

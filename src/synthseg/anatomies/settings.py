@@ -42,9 +42,9 @@ class SpaceSettings:
         if self.variance is not None and not 0 < self.variance <= 1:
             raise ConfigError("sampler: space.variance", found=repr(self.variance), fix="give a share in (0, 1]")
         for pattern, factor in self.emphasis:
-            if not factor >= 0:
+            if not 0 <= factor < math.inf:
                 raise ConfigError(
-                    "sampler: space.emphasis", found=f"{pattern}={factor}", fix="give factors of 0 or more"
+                    "sampler: space.emphasis", found=f"{pattern}={factor}", fix="give finite factors of 0 or more"
                 )
 
 
@@ -65,10 +65,11 @@ class DensitySettings:
         _least("density.restarts", self.restarts, 1)
         for count in self.clusters:
             _least("density.clusters", count, 1)
-        if not self.bandwidth > 0:
-            raise ConfigError("sampler: density.bandwidth", found=repr(self.bandwidth), fix="give a positive factor")
-        if not self.seeds:
-            raise ConfigError("sampler: density.seeds", found="none", fix="give at least one")
+        if not 1e-3 <= self.bandwidth <= 1e3:
+            raise ConfigError("sampler: density.bandwidth", found=repr(self.bandwidth), fix="give 0.001 to 1000")
+        if not self.seeds or not all(0 <= seed < 2**32 for seed in self.seeds):
+            fix = "give at least one, each 0 to 4294967295"
+            raise ConfigError("sampler: density.seeds", found=", ".join(map(str, self.seeds)) or "none", fix=fix)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,9 +110,12 @@ class FamilySettings:
                 raise ConfigError(f"sampler: family.{key}", found=found, fix="give a regular expression") from error
         if self.border is not None and not self.border >= 0:
             raise ConfigError("sampler: family.border", found=repr(self.border), fix="give a share of at least 0")
-        if any(not mass >= 0 for _, mass in self.masses) or (self.masses and not sum(m for _, m in self.masses) > 0):
+        names, given = [name for name, _ in self.masses], [mass for _, mass in self.masses]
+        usable = all(0 <= mass < math.inf for mass in given) and (not given or sum(given) > 0)
+        if not usable or len(set(names)) < len(names):
             found = ", ".join(f"{name}={mass:g}" for name, mass in self.masses)
-            raise ConfigError("sampler: family.masses", found=found, fix="give masses of at least 0, not all 0")
+            fix = "give each data set one finite mass of at least 0, not all 0"
+            raise ConfigError("sampler: family.masses", found=found, fix=fix)
         if self.joint and self.masses:
             raise ConfigError("sampler: family.joint", found="masses beside it", fix="leave one of the two out")
 

@@ -46,12 +46,18 @@ def sources_of(places: Sequence[Path] | LabelBank, protocol: LabelProtocol) -> t
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UsageError(twice[0], found="two label maps of this name", fix="rename one: weights are found by name")
-    odd = next((name for name in names if any(mark in name for mark in "\t\r\n")), None)
+    odd = next((name for name in names if name.startswith("#") or not _is_text(name)), None)
     if odd is not None:
-        raise UsageError(repr(odd), found="a tab or line end in a map's name", fix="rename it: tables are text")
+        what = "a tab, a line end, a leading # or bytes that are no text in a map's name"
+        raise UsageError(repr(odd), found=what, fix="rename it: tables are text")
     if not found:
         raise UsageError("sampler", found="no label maps", fix="give folders, files or a packed bank")
     return tuple(found)
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name may stand in a column of a text file."""
+    return not any(mark in name for mark in "\t\r\n") and name.encode(errors="replace").decode() == name
 
 
 def measure_all(

@@ -201,10 +201,15 @@ def _check(labels: np.ndarray, spacing_mm: Sequence[float], subject: str) -> Non
     if labels.ndim != 3 or len(spacing_mm) != 3 or not all(0 < s < np.inf for s in spacing_mm):
         found = f"an array of shape {labels.shape} with voxel sizes {list(spacing_mm)}"
         raise ShapeError(subject, found=found, fix="give [X, Y, Z] labels and three sizes in mm")
+    require_tissues(labels, subject=subject)
+
+
+def require_tissues(labels: np.ndarray, *, subject: str) -> None:
+    """Raise LabelError for labels that are not FeTA's (0 to 7), or that show no brain."""
     values = np.unique(labels)
     strange = sorted(set(values.tolist()) - {0, FLUID, *BRAIN})
     if strange:
-        fix = "give maps of FeTA's tissues (0 to 7) without surroundings, or add these with their images"
+        fix = "give maps of FeTA's tissues (0 to 7), without surroundings"
         raise LabelError(subject, found=f"the values {strange}", fix=fix)
     if not np.isin(values, BRAIN).any():
         raise LabelError(subject, found="no brain", fix="give a map with some of the values 2 to 7")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,14 +82,11 @@ def _number(value: float) -> str:
 
 
 def _tsv(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None)
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()
+    """Without quotes; a tab or line end in a shape's or folder's name becomes a space (maps' names have none)."""
+    return "".join("\t".join(re.sub(r"[\t\r\n]", " ", cell) for cell in row) + "\n" for row in (header, *rows))
 
 
 def _write(path: Path, text: str) -> Path:
     with atomic_file(path) as file:
-        file.write(text.encode("utf-8"))
+        file.write(text.encode("utf-8", "replace"))
     return path

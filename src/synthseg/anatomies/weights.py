@@ -15,13 +15,17 @@ def soften(weights: np.ndarray, settings: StrengthSettings) -> np.ndarray:
 
     Args:
         weights: [n] non-negative.
+    Raises: ConfigError for a power that leaves most weights 0, of which no cap can be taken.
     """
-    milder = weights**settings.temper
+    milder = (weights / weights.max()) ** settings.temper  # of at most 1: a large power leaves some of them
     milder = milder / milder.sum()
     mixed = (1 - settings.uniform) * milder + settings.uniform / len(weights)
     if settings.cap is not None:
         # The lower median of an even number: a weight itself and never above the cap, so that capping does not move it.
         middle = np.sort(mixed)[(len(mixed) - 1) // 2]
+        if not middle > 0:
+            fix = "give a smaller power, a uniform share, or no cap (inf)"
+            raise ConfigError("sampler: strength.temper", found=f"{settings.temper:g}: most weights are 0", fix=fix)
         mixed = np.minimum(mixed, settings.cap * middle)
     return np.asarray(mixed / mixed.sum())
 

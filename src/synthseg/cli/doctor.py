@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from synthseg.cli.process import prepare_process
+from synthseg.cli.segment import require_several
 from synthseg.weights.places import use_model_dir
 
 
@@ -23,7 +24,10 @@ def doctor(
         list[Path] | None, typer.Argument(help="Scans to say what they will need; none is written.")
     ] = None,
     mode: Annotated[str, typer.Option(help="As for `synthseg segment`.")] = "default",
-    weights: Annotated[str, typer.Option(help="As for `synthseg segment`.")] = "default",
+    weights: Annotated[
+        list[str] | None, typer.Option(help="As for `synthseg segment`, several times too. Default: the mode's.")
+    ] = None,
+    merge: Annotated[str | None, typer.Option(help="Of several --weights, as for `synthseg segment`.")] = None,
     model_dir: Annotated[Path | None, typer.Option(help="As for `synthseg segment`.")] = None,
     backend: Annotated[str, typer.Option(help="auto, torch, openvino, compile or plain.")] = "auto",
     precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or int8.")] = None,
@@ -46,7 +50,9 @@ def doctor(
 
     report: dict[str, Any] = {"versions": package_versions(), "problems": broken_packages()}
     if not report["problems"]:  # or the rest of us does not load
-        wanted: dict[str, Any] = {"mode": mode, "weights": weights, "backend": backend, "precision": precision}
+        one_or_all = weights[0] if weights and len(weights) == 1 else weights
+        wanted: dict[str, Any] = {"mode": mode, "weights": one_or_all, "backend": backend, "precision": precision}
+        wanted |= {"merge": require_several(merge, weights)}
         wanted |= {"memory": memory, "device": device, "threads": threads, "parcels": parc, "quality": qc}
         report |= _examine(wanted, scans or [], {"posteriors": posteriors, "tissue_maps": tissue_maps})
     if as_json:

@@ -31,14 +31,16 @@ def prepare(
     reference_box: Annotated[
         bool, typer.Option("--reference-box", help="With --cube: lose the last slab on each axis, as the reference.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option(help="Replace files that exist.")] = False,
+    cut: Annotated[bool, typer.Option("--cut", help="With --cube: cut larger maps instead of refusing them.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Make maps anew that exist.")] = False,
 ) -> None:
     """Surround fetal brains with labels that are drawn in training and never predicted (10 to 13).
 
     From a map's own image, or without one by geometry: fluid, skull, scalp, womb, and what a mask leaves of them. Pack
-    the results with: synthseg bank OUT -o bank.safetensors --protocol feta-generation
+    the results with: synthseg bank OUT -o bank.safetensors --protocol feta-generation. Run again, the command goes on
+    where it was.
     """
-    from synthseg.anatomies.prepared import PrepareConfig, prepare_maps
+    from synthseg.anatomies.prepared import TABLE, PrepareConfig, prepare_maps
     from synthseg.cli.places import images_of, volumes_in
     from synthseg.errors import UsageError
 
@@ -48,7 +50,8 @@ def prepare(
     files = volumes_in(labels, label_pattern, what="label map")
     found = {} if images is None else images_of(files, images, image_pattern)
     config = PrepareConfig(
-        versions=versions, dhcp=protocol == "dhcp", cube=cube, drop_last_slab=reference_box, seed=seed
+        versions=versions, dhcp=protocol == "dhcp", cube=cube, drop_last_slab=reference_box, cut=cut, seed=seed
     )
     for result in prepare_maps(files, out, config, images=found, overwrite=overwrite):
-        typer.echo(f"{result.path}: {result.how}")
+        typer.echo(f"{result.path}: {result.how}{' (there already)' if result.resumed else ''}")
+    typer.echo(out / TABLE)

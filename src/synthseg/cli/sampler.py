@@ -54,7 +54,7 @@ def sampler(
 ) -> None:
     """Weigh label maps by how rare their shapes are, for `map_weights` of a training recipe."""
     from synthseg.anatomies.sampler import weights_of
-    from synthseg.anatomies.table import MEASURES, WEIGHTS, write_tables
+    from synthseg.anatomies.table import FEATURES, MEASURES, SUMMARY, WEIGHTS, write_tables
     from synthseg.errors import OutputError
     from synthseg.files import require_writable
     from synthseg.labels import load_protocol
@@ -69,8 +69,10 @@ def sampler(
     }
     chosen = _settings(scheme, settings, given)
     picture = check_figure_path(out / "figure.png") if figure else None
-    if (out / WEIGHTS).exists() and not overwrite:
-        raise OutputError(out / WEIGHTS, found="an existing file", fix="choose another folder, or add --overwrite")
+    results = [out / name for name in (WEIGHTS, FEATURES, SUMMARY)] + ([picture] if picture else [])
+    there = next((path for path in results if path.exists()), None)
+    if there is not None and not overwrite:
+        raise OutputError(there, found="an existing file", fix="choose another folder, or add --overwrite")
     places = _places(labels, load_protocol(protocol) if protocol is not None else None)
     require_writable(out)
     found = weights_of(

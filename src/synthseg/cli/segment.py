@@ -171,7 +171,7 @@ def segment(
     from synthseg.inference import Outputs, Segmenter, plan_jobs
 
     mode = _mode(mode, {"fast": fast, "robust": robust})
-    config = _config(mode, ct, percentiles, _merge(merge, weights))
+    config = _config(mode, ct, percentiles, require_several(merge, weights))
     if overlay:
         from synthseg.report.overlay import require_matplotlib
 
@@ -229,8 +229,8 @@ def _mode(mode: str | None, flags: dict[str, bool]) -> str:
     return given[0][1] if given else "default"
 
 
-def _merge(merge: str | None, weights: list[str] | None) -> str | None:
-    """The rule asked for. Raises: UsageError if there is nothing to merge."""
+def require_several(merge: str | None, weights: list[str] | None) -> str | None:
+    """The rule asked for to merge networks. Raises: UsageError if there is nothing to merge."""
     if merge is not None and len(weights or ()) < 2:
         raise UsageError("--merge", found="fewer than two networks", fix="give --weights once for each of them")
     return merge

@@ -150,9 +150,9 @@ def _crew(settings: Settings, described: Described, place: Place) -> Crew:
     if place.dask is not None:
         from synthseg.cohort.dask_run import DaskCrew, share_of_threads, start_cluster
 
-        client = start_cluster(place.dask, place.dask_options, workers=place.workers)
+        cluster = start_cluster(place.dask, place.dask_options, workers=place.workers)
         threads = place.threads or share_of_threads(place.dask, place.dask_options, workers=place.workers)
-        return DaskCrew(client, settings, described.digest, threads=threads)
+        return DaskCrew(cluster, settings, described.digest, threads=threads)
     from synthseg.cohort.pool import Pool, lay_out
 
     layout = lay_out(settings.device, place.workers, place.threads)
@@ -186,29 +186,40 @@ class _Shift:
 
     def _until_done(self, crew: Crew, interrupts: _Interrupts) -> None:
         told = False
-        while self._in_hand or ((self._waiting or self._suspects) and not interrupts.count):
+        reports: list[Report] = []
+        while True:
             self.lease.require()
-            if interrupts.count > 1:
-                return
             if interrupts.count and not told:
                 told = True
                 self._take_back(crew.recall())
                 self.listener.interrupted(len(self._in_hand))
-            if not interrupts.count:
-                self._hand_out(crew)
-            for report in crew.reports(_PATIENCE_S):
-                self._take_in(report, stopping=bool(interrupts.count))
+            with self.ledger.together():  # each transaction waits for the disk: one for all that has come together
+                for report in reports:
+                    self._take_in(report, stopping=bool(interrupts.count))
+                begun = [] if interrupts.count else self._choose(crew)
+            for job in begun:
+                crew.give(job, overwrite=self.overwrite)
+                self.listener.begun(job)
+            if interrupts.count > 1 or not (self._in_hand or self._open(interrupts)):
+                return
+            reports = crew.reports(_PATIENCE_S)
             self.listener.tick(self.tally)
 
-    def _hand_out(self, crew: Crew) -> None:
+    def _open(self, interrupts: _Interrupts) -> bool:
+        """Whether more scans are to be handed out."""
+        return not interrupts.count and bool(self._waiting or self._suspects)
+
+    def _choose(self, crew: Crew) -> list[Job]:
+        """The jobs that are handed out now; the ledger says so first, so that a loss is noticed."""
+        chosen: list[Job] = []
         for _ in range(crew.room()):
             job = self._next()
             if job is None:
-                return
+                break
             self._in_hand[job.subject] = job
             self.ledger.hand_out(job.subject)
-            crew.give(job, overwrite=self.overwrite)
-            self.listener.begun(job)
+            chosen.append(job)
+        return chosen
 
     def _next(self) -> Job | None:
         """The next job that may begin now. The last try of a suspect has the machine to itself: it may need it."""

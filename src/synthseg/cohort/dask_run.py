@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from synthseg.cohort.crew import lost
@@ -22,11 +24,26 @@ if TYPE_CHECKING:
 QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "sge": "SGECluster", "lsf": "LSFCluster"}
 AHEAD = 1  # jobs in flight for each worker beside the one it is at, so that none waits for us
 _LOOK_EVERY_S = 1.0  # at how many workers there are
+_MEND_EVERY_S = 30.0  # where workers are missing
 _SILENCE_S = 30.0  # without a scheduler: networks have hiccups
 
 
-def start_cluster(where: str, options: Mapping[str, str], *, workers: int | None) -> Client:
-    """A client of the cluster that ``where`` names; closing it ends the cluster, unless it was there before.
+@dataclass(frozen=True)
+class Cluster:
+    """Where the work is done.
+
+    Attributes:
+        client: connected to it; ``client.cluster`` is None where only a scheduler's address was given.
+        wanted: number of workers that should be there, and ``mend``, which starts those that are missing.
+    """
+
+    client: Client
+    wanted: int = 0
+    mend: Callable[[], object] = lambda: None
+
+
+def start_cluster(where: str, options: Mapping[str, str], *, workers: int | None) -> Cluster:
+    """The cluster that ``where`` names.
 
     Args:
         where: "local:N"; "slurm", "pbs", "sge" or "lsf", whose jobs ``options`` describe (arguments of dask-jobqueue's
@@ -40,27 +57,44 @@ def start_cluster(where: str, options: Mapping[str, str], *, workers: int | None
         raise UsageError("--dask", found="no Dask here", fix="pip install 'synthseg[cohort]'") from error
     # A scan is lost with its worker at once and comes back to us, who count and decide; and no scan waits in the hands
     # of a worker that is at another one, so that none is lost without having been begun.
-    dask.config.set({"distributed.scheduler.allowed-failures": 0, "distributed.scheduler.worker-saturation": 1.0})
-    logging.getLogger("distributed").setLevel(logging.ERROR)  # of workers that come and go we tell ourselves
+    # And a worker that takes its time to come back (torch, a busy machine) is waited for before its place is given up.
+    dask.config.set(
+        {
+            "distributed.scheduler.allowed-failures": 0,
+            "distributed.scheduler.worker-saturation": 1.0,
+            "distributed.deploy.lost-worker-timeout": "2 min",
+        }
+    )
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # of workers that come and go we tell ourselves
     kind, _, number = where.partition(":")
     try:
         if kind == "local":
-            n = int(number) if number.isdecimal() else workers
+            n = int(number) if number.isdecimal() else workers or 1
             cluster: Any = LocalCluster(
-                n_workers=n or 1, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
+                n_workers=n, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
             )
-        elif kind in QUEUES and not number:
-            import dask_jobqueue
-
+            return Cluster(Client(cluster), n, lambda: cluster.scale(n))
+        if kind in QUEUES and not number:
+            dask_jobqueue = _import_quietly("dask_jobqueue")
+            jobs = workers or 1
             given = {"cores": 1, "processes": 1, **{key: plain(value) for key, value in options.items()}}
             cluster = getattr(dask_jobqueue, QUEUES[kind])(**given)
-            cluster.scale(jobs=workers or 1)
-        else:
-            return Client(where, timeout=_SILENCE_S)
+            cluster.scale(jobs=jobs)
+            return Cluster(Client(cluster), jobs * int(given["processes"]), lambda: cluster.scale(jobs=jobs))
+        return Cluster(Client(where, timeout=_SILENCE_S))
     except (ImportError, TypeError, ValueError, OSError) as error:
         fix = f"use local:N, {', '.join(QUEUES)} with --dask-option, or a scheduler's address like tcp://node7:8786"
         raise UsageError(f"--dask {where}", found=f"no cluster there ({error})", fix=fix) from error
-    return Client(cluster)
+
+
+def _import_quietly(name: str) -> Any:
+    """Import a module that takes Ctrl-C for itself as it is loaded (dask_jobqueue.runner), and give it back."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        return importlib.import_module(name)
+    finally:
+        if signal.getsignal(signal.SIGINT) is not before and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 def share_of_threads(where: str, options: Mapping[str, str], *, workers: int | None) -> int | None:
@@ -92,15 +126,16 @@ class DaskCrew:
     process loads the weights once and does one scan at a time, whatever its number of threads.
 
     Args:
-        client: closed with the crew, and its cluster, if we started it.
+        cluster: its client is closed with the crew, and itself, if we started it. Workers that went for good, with a
+            job whose time was over or a machine, are started again.
         threads: CPU threads of every worker; None leaves torch's choice.
     """
 
-    def __init__(self, client: Client, settings: Settings, digest: str, *, threads: int | None) -> None:
-        self._client, self._how = client, (settings.to_dict(), digest, threads)
+    def __init__(self, cluster: Cluster, settings: Settings, digest: str, *, threads: int | None) -> None:
+        self._cluster, self._client, self._how = cluster, cluster.client, (settings.to_dict(), digest, threads)
         self._jobs: dict[str, tuple[Job, Future, float]] = {}
         self._finished: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._workers, self._looked = 0, -_LOOK_EVERY_S
+        self._workers, self._looked, self._mended = 0, -_LOOK_EVERY_S, time.monotonic()
 
     @property
     def busy(self) -> int:
@@ -108,7 +143,7 @@ class DaskCrew:
 
     def room(self) -> int:
         if time.monotonic() - self._looked >= _LOOK_EVERY_S:
-            self._workers, self._looked = len(self._client.scheduler_info(n_workers=-1)["workers"]), time.monotonic()
+            self._look()
         return max(0, (AHEAD + 1) * max(1, self._workers) - self.busy)
 
     def give(self, job: Job, *, overwrite: bool) -> None:
@@ -144,6 +179,12 @@ class DaskCrew:
         if cluster is not None:
             with contextlib.suppress(Exception):
                 cluster.close(timeout=5)
+
+    def _look(self) -> None:
+        self._workers, self._looked = len(self._client.scheduler_info(n_workers=-1)["workers"]), time.monotonic()
+        if self._workers < self._cluster.wanted and self._looked - self._mended >= _MEND_EVERY_S:
+            self._mended = self._looked
+            self._cluster.mend()
 
     def _teller(self, subject: str) -> Callable[[Future], None]:
         return lambda _: self._finished.put(subject)

@@ -234,7 +234,16 @@ class Ledger:
             db.execute(f"PRAGMA user_version = {VERSION}")
 
     @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is written within becomes one transaction."""
+        with self._transaction():
+            yield
+
+    @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
+        if self._db.in_transaction:
+            yield self._db
+            return
         with self._told():
             self._db.execute("BEGIN IMMEDIATE")
             try:

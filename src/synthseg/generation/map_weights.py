@@ -39,7 +39,8 @@ def read_map_weights(path: str | Path) -> dict[str, float]:
         raise ConfigError(path, found="no such file", fix=fix) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(path, found=f"no readable text ({error})", fix=fix) from error
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    # Not splitlines, for which rarer characters, which names may hold, are line ends, too.
+    lines = [line for line in text.split("\n") if line.strip() and not line.startswith("#")]
     rows = csv.DictReader(io.StringIO("\n".join(lines)), delimiter="\t", quoting=csv.QUOTE_NONE)
     missing = [column for column in ("map", "weight") if column not in (rows.fieldnames or ())]
     if missing:
@@ -54,6 +55,14 @@ def read_map_weights(path: str | Path) -> dict[str, float]:
     if not sum(weights.values()) > 0:
         raise ConfigError(path, found=f"{len(weights)} weights, none above 0", fix=fix)
     return weights
+
+
+def table_sha256(path: str | Path) -> str | None:
+    """Digest of a table's file; None for one that cannot be read, which its reader tells."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 def match_weights(weights: Mapping[str, float], names: Sequence[str], *, subject: str | Path) -> tuple[float, ...]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from synthseg.engine.choose import Availability, available_backends
 from synthseg.engine.machine import Machine, describe_machine
 from synthseg.errors import SynthsegError, UsageError
+from synthseg.inference.config import check_merge
 from synthseg.inference.forecast import Forecast, Speed, forecast, measure_speed
+from synthseg.inference.modes import mode_config
 from synthseg.inference.predict import pick_device, ran_out
 from synthseg.inference.segmenter import Segmenter
 from synthseg.inference.want import Want
@@ -18,10 +20,11 @@ from synthseg.weights import list_weights, verify_weights
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """How scans are to be segmented: the arguments of the same names of :class:`Segmenter`."""
+    """How scans are to be segmented: the arguments of the same names of :class:`Segmenter`, and how to merge."""
 
     mode: str = "default"
-    weights: str = "default"
+    weights: str | list[str] | None = None
+    merge: str | None = None  # of several weights; None: the mode's
     backend: str = "auto"
     precision: str | None = None
     memory: str | None = None
@@ -78,10 +81,14 @@ def examine(wanted: Wanted, scans: Sequence[Path], want: Want | None = None) -> 
 
 def _try(wanted: Wanted, problems: list[str]) -> tuple[Segmenter, Speed] | None:
     """The networks loaded, and run for a moment; None, and why, where that does not work."""
+    config = mode_config(wanted.mode)
+    if wanted.merge is not None:
+        config = replace(config, merge=check_merge(wanted.merge))
     try:
         segmenter = Segmenter(
             wanted.weights,
             wanted.mode,
+            config=config,
             backend=wanted.backend,
             precision=wanted.precision,
             memory=wanted.memory,

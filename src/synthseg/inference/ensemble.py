@@ -55,8 +55,10 @@ def with_members(models: Mapping[str, Model], others: Sequence[Model]) -> dict[s
 
 def _check_new(model: Model, before: Sequence[Model]) -> None:
     """Raise WeightsError unless a member can be merged with those before it, UsageError if it is one of them."""
-    if any(model is other or (model.sha256 and model.sha256 == other.sha256) for other in before):
-        raise UsageError(f"weights {model.name}", found="the same network twice", fix="name each network once")
+    for other in before:
+        if model is other or (model.sha256 and model.sha256 == other.sha256):  # of tensors: whatever the file is called
+            found = f"the same network twice: its tensors are those of {other.name}"
+            raise UsageError(f"weights {model.name}", found=found, fix="name each network once")
     if not before:
         return
     first = before[0]

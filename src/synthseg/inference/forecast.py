@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from synthseg.engine.memory import resident_bytes
-from synthseg.inference.ensemble import members_of
+from synthseg.inference.ensemble import joint_plan, members_of
 from synthseg.inference.model import Model
 from synthseg.inference.needs import Needs
 from synthseg.inference.passes import room_for
@@ -86,7 +86,8 @@ def forecast(segmenter: Segmenter, path: Path, speed: Speed, want: Want | None =
         (one, placement.plan_of(one, window, passes=count, needs=needs))
         for one, count in passes_of(segmenter.models, flip=config.flip, merge=config.merge)
     ]
-    plan = next(found for one, found in plans if one is model)
+    together = list(members_of(segmenter.models).values()) if config.merge == "mean" else [model]
+    plan = joint_plan([(one, found) for one, found in plans if any(one is member for member in together)])
     network_bytes = None if plan is None else max(found.bytes for _, found in plans if found is not None) + needs.beside
     on_cpu = placement.on_cpu
     network_seconds = _network_seconds(segmenter, speed, math.prod(window))

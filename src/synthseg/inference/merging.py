@@ -105,7 +105,7 @@ def _collected(chunks: Iterator[tuple[np.ndarray, np.ndarray]], count: int) -> t
         for channel, row in enumerate(posteriors):
             there = slice(None) if channel == 0 else np.flatnonzero(row)
             where[channel].append(chunk[there])
-            values[channel].append(row[there])
+            values[channel].append(row[there].copy())  # a view would keep all channels of its chunk
     joined = [(np.concatenate(where[c]), np.concatenate(values[c])[None]) for c in range(count)]
     return tuple(Piece((c,), index, row) for c, (index, row) in enumerate(joined) if c == 0 or len(index))
 

@@ -12,7 +12,7 @@ import torch
 from synthseg.engine.choose import Choice, choose, make_backend
 from synthseg.engine.memory import Plan, available_bytes, format_size, plan, resident_bytes, thinnest
 from synthseg.engine.program import can_run
-from synthseg.errors import SynthsegError
+from synthseg.errors import SynthsegError, WeightsError
 from synthseg.inference.bundle import main_of
 from synthseg.inference.ensemble import members_of
 from synthseg.inference.model import Model
@@ -190,17 +190,20 @@ def passes_of(models: Mapping[str, Model], *, flip: bool, merge: str = "mean") -
 def place(models: Mapping[str, Model], choice: Choice, *, limit: int | None = None) -> Placement:
     """Put the networks where ``choice`` says.
 
-    In int8 those without activation ranges stay in float32, but for the one that gives the structures.
+    In int8 those without activation ranges stay in float32, but for those that give the structures.
     Raises: SynthsegError if the main network has no ranges for int8, or the backend does not work here; WeightsError
-        for ranges that cannot be read, where int8 is asked for.
+        for ranges that cannot be read, or that a network to be merged lacks, where int8 is asked for.
     """
-    main = main_of(models)
+    main, members = main_of(models), members_of(models)
     placed = {}
     for role, model in models.items():
         own = choice
         if choice.precision == "int8" and model.ranges_problem is not None:
             raise model.ranges_problem
         if choice.precision == "int8" and not model.ranges and model is not main:
+            if role in members:
+                fix = "add them: synthseg weights calibrate NAME --bank BANK -o FILE; or leave int8 out"
+                raise WeightsError(f"weights {model.name}", found="no activation ranges for int8", fix=fix)
             own = choose("auto", precision="float32", device=choice.device, threads=choice.threads)
         placed[role] = model.on(make_backend(own, ranges=model.ranges))
     return Placement(placed, choice, limit)

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from synthseg.configs import config_from_dict, config_to_dict
 from synthseg.errors import ConfigError
 from synthseg.generation.config import PRESETS, GenerationConfig
-from synthseg.generation.map_weights import match_weights, read_map_weights
+from synthseg.generation.map_weights import match_weights, read_map_weights, table_sha256
 from synthseg.generation.priors.arrays import read_mixture
 from synthseg.networks import UNetConfig
 from synthseg.networks.encoder import EncoderConfig
@@ -110,6 +110,7 @@ class Recipe:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     folder: str = "."  # what relative paths start from
+    map_weights_sha256: str | None = None  # of the table's file: a changed one is a changed recipe
 
     def path(self, text: str) -> Path:
         """A path of the recipe, made absolute or relative to the working directory."""
@@ -156,9 +157,12 @@ def recipe_from_dict(values: Mapping[str, Any], *, where: str, folder: str = "."
     """Build a recipe from the tables of a TOML file."""
     tables = dict(values)
     tables["generation"] = generation_config(tables.get("generation", {}), where=where, folder=folder)
-    if "folder" in tables:
-        raise ConfigError(where, found="unknown key 'folder'", fix="remove it: paths start from the recipe's folder")
-    return config_from_dict(Recipe, {**tables, "folder": folder}, where=where)
+    for key, why in (("folder", "paths start from the recipe's folder"), ("map_weights_sha256", "it is found out")):
+        if key in tables:
+            raise ConfigError(where, found=f"unknown key '{key}'", fix=f"remove it: {why}")
+    recipe = config_from_dict(Recipe, {**tables, "folder": folder}, where=where)
+    table = recipe.data.map_weights
+    return replace(recipe, map_weights_sha256=table_sha256(recipe.path(table))) if isinstance(table, str) else recipe
 
 
 def generation_config(
