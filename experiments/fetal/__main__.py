@@ -17,11 +17,11 @@ RECIPE = Path(__file__).with_name("recipe.toml")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the study; 0 when done, else the error's exit code, 130 after Ctrl-C."""
+    """Run the study; 0 when done, 1 if scans failed, else the error's exit code, 130 after Ctrl-C."""
     asked = _parser().parse_args(arguments)
     keep_freed_memory()
     try:
-        page = run_study(arms_of(asked.arms), _config(asked), _sitting(asked))
+        page, failed = run_study(arms_of(asked.arms), _config(asked), _sitting(asked))
     except SynthsegError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -29,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted; the same command goes on", file=sys.stderr)
         return 130
     print(page.read_text(encoding="utf-8"))
-    return 0
+    if failed:
+        print(f"{failed} scan(s) could not be scored; the page names them", file=sys.stderr)
+    return int(failed > 0)
 
 
 def _config(asked: argparse.Namespace) -> FetalConfig:

@@ -49,8 +49,8 @@ class Sitting:
     only: tuple[str, ...] = ()  # folds of this sitting: several processes can share the work
 
 
-def run_study(arms: Sequence[Arm], config: FetalConfig, sitting: Sitting) -> Path:
-    """Train and score every arm on every fold; returns the page with the tables.
+def run_study(arms: Sequence[Arm], config: FetalConfig, sitting: Sitting) -> tuple[Path, int]:
+    """Train and score every arm on every fold; returns the page with the tables, and how many scans failed.
 
     Interrupted, the same call goes on: from each training's checkpoint, and from the last scored scan.
 
@@ -80,7 +80,7 @@ def run_study(arms: Sequence[Arm], config: FetalConfig, sitting: Sitting) -> Pat
             results[arm.name][fold.name] = scored
             failures += [(f"{fold.name}, {arm.name}", one) for one in missed]
     told = told_of(folds, chosen, recipe.optimizer.steps)
-    return write_report(results, failures, sitting.out, reached_factors(tested), told)
+    return write_report(results, failures, sitting.out, reached_factors(tested), told), len(failures)
 
 
 def told_of(folds: Sequence[Fold], chosen: Sequence[Fold], steps: int) -> list[str]:
