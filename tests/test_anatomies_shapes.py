@@ -16,7 +16,7 @@ from scipy.ndimage import map_coordinates
 from shapes_helpers import ADULT, FETA, fetal_brain, sided, volumes
 from synthseg.anatomies.shapes import KINDS, ShapeSpec, edit, spec_with, vary
 from synthseg.anatomies.shapes.callosum import distance_from_midline, find_callosum
-from synthseg.anatomies.shapes.field import CoarseGrid, LabelReader, composed, largest_slope
+from synthseg.anatomies.shapes.field import CoarseGrid, LabelReader, composed, largest_slope, smooth_noise
 from synthseg.anatomies.shapes.growth import grow
 from synthseg.anatomies.shapes.roles import ROLES, ShapeRoles
 from synthseg.anatomies.shapes.solver import velocity_of
@@ -237,6 +237,40 @@ def test_sided_labels_stay_on_their_sides() -> None:
         assert (np.nonzero(after == left)[0] < middle + 4).all()
         assert (np.nonzero(after == right)[0] > middle - 5).all()
     assert np.isin(after, (4, 43)).sum() / np.isin(labels, (4, 43)).sum() == pytest.approx(2, rel=0.07)
+
+
+def test_a_map_much_smaller_than_the_unevenness_is_changed_like_any_other() -> None:
+    labels = np.full((8, 8, 8), 3, dtype=np.int32)
+    labels[3:5, 3:5, 3:5] = 4
+    for seed in range(4):
+        after, made = edit(labels, SPACING, FETA, "ventricles", 1.5, seeded(seed))
+        assert np.count_nonzero(after == 4) == 12
+        assert made.reached == 1.5
+
+
+@pytest.mark.parametrize("shape", [(1, 20, 20), (4, 5, 6), (30, 40, 35)])
+def test_smooth_noise_is_centred_and_of_unit_spread_or_none_at_all(shape: tuple[int, int, int]) -> None:
+    noise = smooth_noise(shape, np.array([6.0, 6.0, 6.0]), seeded())
+    assert noise.shape == shape
+    assert (noise.mean(), noise.std()) == (pytest.approx(0, abs=1e-6), pytest.approx(1, abs=1e-6))
+    np.testing.assert_array_equal(smooth_noise((1, 1, 1), np.ones(3), seeded()), 0)
+
+
+@pytest.mark.parametrize("at", [slice(24, 25), slice(23, 26)])
+def test_a_slab_that_fills_its_map_stays_one_when_it_is_scaled(at: slice) -> None:
+    slab = fetal_brain()[at]
+    after, made = edit(slab, SPACING, FETA, "size", 0.8, seeded())
+    assert after.any(axis=(1, 2)).all()  # the outermost slices reach half a voxel beyond their centres
+    assert made.reached == pytest.approx(0.8 ** (2 / 3), rel=0.05)
+
+
+def test_what_a_map_cannot_reach_is_told_as_it_is() -> None:
+    voxel = np.zeros((24, 24, 24), dtype=np.int32)
+    voxel[12, 12, 12] = 4
+    with pytest.raises(ConfigError, match=r"found 1\.5\. Fix: leave .*too coarse.*2\.00"):
+        edit(voxel, SPACING, FETA, "ventricles", 1.5, seeded())
+    with pytest.raises(ConfigError, match="nothing in it gives way"):
+        edit(np.full((8, 8, 8), 4), SPACING, FETA, "external-csf", 1.2, seeded())
 
 
 def test_bad_input_is_refused_with_what_to_do() -> None:

@@ -91,18 +91,90 @@ def test_what_cannot_be_done_is_refused_before_anything_is_lost(maps: Path, tmp_
         assert code == 2
         assert said in error
     code, _, error = command("shapes", file, "-o", out, "--edit", "size=9")
-    assert code == 2
-    assert "a_feta.nii.gz" in error
-    assert not out.exists()
-    out.mkdir()
+    assert (code, "0.3 to 3" in error, out.exists()) == (2, True, False)
+    code, _, error = command("shapes", file, "-o", out, "--edit", "size=3")
+    assert (code, "a_feta.nii.gz" in error, "nearer to 1" in error) == (2, True, True)
+    assert not list(out.iterdir())
     (out / "a_feta_shape-01.nii.gz").write_bytes(b"someone's")
     code, _, error = command("shapes", file, "-o", out, "--edit", "size=0.8")
     assert (code, "--overwrite" in error) == (1, True)
     assert (out / "a_feta_shape-01.nii.gz").read_bytes() == b"someone's"
     assert command("shapes", file, "-o", out, "--edit", "size=0.8", "--overwrite")[0] == 0
     code, _, error = command("shapes", file, "-o", out, "--edit", "size=0.8", "--seed", 1)
-    assert (code, "made with seed 0" in error) == (1, True)
+    assert (code, "not the same seed)" in error) == (1, True)
     code, _, error = command("shapes", file, "-o", out, "--edit", "size=0.9")
-    assert (code, "another change" in error) == (1, True)
-    code, _, error = command("shapes", maps, "-o", maps, "--originals")
-    assert (code, "the label maps themselves" in error) == (1, True)
+    assert (code, "not the same settings)" in error) == (1, True)
+    for more in ([], ["--originals"]):  # the next run would make versions of versions
+        code, _, error = command("shapes", maps, "-o", maps, *more)
+        assert (code, "the label maps themselves" in error) == (1, True)
+    assert {path.name for path in maps.iterdir()} == {"a_feta.nii.gz", "b_feta.nii.gz"}
+
+
+def test_overwriting_one_map_keeps_the_rows_of_the_others(maps: Path, tmp_path: Path, command: Command) -> None:
+    out = tmp_path / "out"
+    assert command("shapes", maps, "-o", out, "--edit", "size=0.8")[0] == 0
+    assert command("shapes", maps / "a_feta.nii.gz", "-o", out, "--edit", "size=0.7", "--overwrite")[0] == 0
+    assert {row["source"]: float(row["severity"]) for row in table(out)} == {"a_feta.nii.gz": 0.7, "b_feta.nii.gz": 0.8}
+    code, said, _ = command("shapes", maps / "b_feta.nii.gz", "-o", out, "--edit", "size=0.8")
+    assert (code, "there already" in said) == (0, True)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_batch_killed_between_row_and_map_goes_on(
+    maps: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch, overwrite: bool
+) -> None:
+    from synthseg.anatomies.shapes import files
+
+    file, out = maps / "a_feta.nii.gz", tmp_path / "out"
+    if overwrite:
+        assert command("shapes", file, "-o", out, "--edit", "size=0.7")[0] == 0
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    arguments = ("shapes", file, "-o", out, "--edit", "size=0.8")
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_write", killed)
+        command(*arguments, *["--overwrite"] * overwrite)
+    # The map of the run before must not pass for the one whose row is there.
+    assert [path.name for path in out.iterdir()] == ["shapes.tsv"]
+    code, said, _ = command(*arguments)
+    assert (code, "there already" in said) == (0, False)
+    assert float(table(out)[0]["severity"]) == 0.8
+    after = np.asarray(nib.load(out / "a_feta_shape-01.nii.gz").dataobj)
+    assert np.count_nonzero(after) / np.count_nonzero(fetal_brain()) == pytest.approx(0.8, abs=0.02)
+
+
+def test_a_map_that_has_changed_is_noticed(maps: Path, tmp_path: Path, command: Command) -> None:
+    file, out = maps / "a_feta.nii.gz", tmp_path / "out"
+    assert command("shapes", file, "-o", out, "--edit", "size=0.8")[0] == 0
+    data = np.asarray(nib.load(file).dataobj).copy()
+    data[data == 6] = 3
+    nib.Nifti1Image(data, AFFINE).to_filename(file)
+    code, _, error = command("shapes", file, "-o", out, "--edit", "size=0.8")
+    assert (code, "not the same inputs" in error) == (1, True)
+    assert command("shapes", file, "-o", out, "--edit", "size=0.8", "--overwrite")[0] == 0
+    assert 6 not in np.asarray(nib.load(out / "a_feta_shape-01.nii.gz").dataobj)
+
+
+def test_a_damaged_table_is_refused_and_replaced_on_demand(maps: Path, tmp_path: Path, command: Command) -> None:
+    file, out = maps / "a_feta.nii.gz", tmp_path / "out"
+    arguments = ("shapes", file, "-o", out, "--edit", "size=0.8")
+    assert command(*arguments)[0] == 0
+    good = (out / "shapes.tsv").read_text(encoding="utf-8")
+    for bad, said in ((good.replace("0.8000", "much", 1), "no numbers in the row"), ("map\twhat\na\tb\n", "columns")):
+        (out / "shapes.tsv").write_text(bad, encoding="utf-8")
+        code, _, error = command(*arguments)
+        assert (code, said in error, "shapes.tsv" in error) == (1, True, True)
+    assert command(*arguments, "--overwrite")[0] == 0
+    assert (out / "shapes.tsv").read_text(encoding="utf-8") == good
+
+
+def test_any_name_that_a_file_can_have_is_listed(maps: Path, tmp_path: Path, command: Command) -> None:
+    file = maps / "a_feta.nii.gz"
+    for name in ("ein Gehirn ü.nii.gz", "two\nlines\r\ttab.nii.gz"):
+        odd = file.rename(tmp_path / "maps" / name)
+        for again in (False, True):
+            code, said, _ = command("shapes", odd, "-o", tmp_path / "out", "--edit", "size=0.8")
+            assert (code, "there already" in said) == (0, again)
+        file = odd

@@ -10,8 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from synthseg.cli.bids import repeated
-from synthseg.cohort.bids import Choice, find_scans, is_bids, read_queries
+from synthseg.cohort.bids import Choice, find_scans, is_bids
+from synthseg.cohort.bids_filter import read_queries
+from synthseg.cohort.derivatives import plan
 from synthseg.errors import UsageError
+from synthseg.inference.outputs import Outputs
 
 
 def dataset(root: Path, *names: str) -> Path:
@@ -86,13 +89,18 @@ def test_participants_and_sessions_go_by_label_with_or_without_prefix(tmp_path: 
             ["sub-1_acq-hi_T1w", "sub-1_acq-lo_T2w"],
         ),
         ({"part": "phase"}, ["sub-1_part-phase_T2w"]),
+        ({"suffix": "T2w", "part": ["mag", None]}, ["sub-1_acq-lo_T2w"]),
+        (
+            {"run": "Query.ANY", "acq": "Query.NONE", "session": "Query.OPTIONAL"},
+            ["sub-1_run-01_T1w", "sub-1_run-2_T1w"],
+        ),
     ],
 )
 def test_a_filter_file_picks_by_entities(tmp_path: Path, query: dict[str, object], expected: list[str]) -> None:
     names = ("sub-1_acq-hi_T1w", "sub-1_run-01_T1w", "sub-1_run-2_T1w", "sub-1_acq-lo_T2w", "sub-1_part-phase_T2w")
     root = dataset(tmp_path / "ds", *names)
     file = tmp_path / "filter.json"
-    file.write_text(json.dumps({"t1w": query, "bold": {"datatype": "func", "task": "rest"}}))
+    file.write_text(json.dumps({"t1w": query, "bold": {"datatype": "func", "tracer": "rest"}}))
     assert taken(root, queries=read_queries(file)) == expected
 
 
@@ -135,7 +143,27 @@ def test_a_dataset_without_a_scan_says_what_it_has(tmp_path: Path) -> None:
 
 def test_names_that_are_not_built_as_the_standard_has_them_are_no_scans(tmp_path: Path) -> None:
     root = dataset(tmp_path, "sub-1_T1w", "sub-1_acq-a_acq-b_T1w", "sub-1_acq-_T1w", "sub-1_T1w_brain")
+    odd = root / "sub-1" / "ses-2" / "anat"
+    odd.mkdir(parents=True)
+    for name in ("sub-2_ses-2_T1w", "sub-1_T1w", "brain"):
+        (odd / f"{name}.nii.gz").touch()
     assert taken(root) == ["sub-1_T1w"]
+    reasons = {one.path.name: one.why for one in find_scans(root).left_out}
+    assert sorted(reasons) == sorted(
+        f"{name}.nii.gz"
+        for name in ("sub-1_acq-a_acq-b_T1w", "sub-1_acq-_T1w", "sub-2_ses-2_T1w", "sub-1_T1w", "brain")
+    )
+    assert "another subject or session" in reasons["sub-2_ses-2_T1w.nii.gz"]
+    assert "not built as BIDS has it" in reasons["brain.nii.gz"]
+
+
+def test_a_scan_that_is_a_derivative_itself_gets_a_name_with_each_entity_once(tmp_path: Path) -> None:
+    root = dataset(tmp_path, "sub-1_space-MNI_res-2_desc-preproc_T1w", "sub-1_T1w")
+    names = {job.files["labels"].name for job in plan(find_scans(root).scans, tmp_path, Outputs(color_table=True))}
+    assert names == {
+        "sub-1_space-MNI_desc-synthsegRes2Descpreproc_dseg.nii.gz",
+        "sub-1_desc-synthseg_dseg.nii.gz",
+    }
 
 
 @given(st.lists(st.text(alphabet="abc0", min_size=1), min_size=1), st.lists(st.text(alphabet="xyz", min_size=1)))

@@ -33,7 +33,7 @@ def states(out: Path) -> dict[str, str]:
     fates=st.lists(st.lists(st.sampled_from(["lost", "failed", "done"]), max_size=4), min_size=1, max_size=7),
     workers=st.integers(1, 4),
 )
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_scan_is_done_once_or_failed_whatever_happens_to_workers(
     run_script: Runner, fates: list[list[str]], workers: int
 ) -> None:

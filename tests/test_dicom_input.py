@@ -220,6 +220,40 @@ def test_one_study_that_cannot_be_used_does_not_stop_the_others(tmp_path: Path) 
         gather([tmp_path / "all" / "b"], tmp_path / "work")
 
 
+def test_a_zip_of_damaged_or_other_files_does_not_stop_the_others(tmp_path: Path) -> None:
+    scan = nifti(tmp_path / "scan.nii.gz")
+    damaged, other = tmp_path / "damaged.zip", tmp_path / "other.zip"
+    with zipfile.ZipFile(damaged, "w", zipfile.ZIP_DEFLATED) as zipped:
+        zipped.writestr("a.dcm", noise().tobytes())
+    content = bytearray(damaged.read_bytes())
+    content[200:900] = np.random.default_rng(0).bytes(700)
+    damaged.write_bytes(content)
+    with zipfile.ZipFile(other, "w") as zipped:
+        zipped.writestr("a.txt", "x")
+    found = gather([damaged, other, tmp_path / "none.zip", scan], tmp_path / "work")
+    assert paths(found) == [scan]
+    told = [one.why for one in found.failed]
+    for word, why in zip(("cannot be unpacked", "without DICOM", "no such file"), told, strict=True):
+        assert word in why
+
+
+@pytest.mark.parametrize("tag", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Modality"])
+def test_a_series_that_does_not_say_where_it_lies_is_refused_however_it_is_named(tmp_path: Path, tag: str) -> None:
+    files = make_series(tmp_path / "visit", noise(slices=9))
+    for path in files:
+        data = pydicom.dcmread(path)
+        del data[tag]
+        data.save_as(path)
+    for given in (tmp_path / "visit", files[3]):
+        with pytest.raises(UsageError, match=r"without (positions|the size)|modality unknown"):
+            gather([given], tmp_path / "work")
+
+
+def test_naming_every_file_of_a_series_is_naming_it_once(tmp_path: Path) -> None:
+    found = gather(make_series(tmp_path / "visit", noise()), tmp_path / "work")
+    assert (len(found.scans), len(found.notes)) == (1, 1)
+
+
 def test_one_file_of_a_series_stands_for_it(tmp_path: Path) -> None:
     files = make_series(tmp_path / "visit", noise(), number=1)
     make_series(tmp_path / "visit", noise(), number=2)

@@ -176,6 +176,29 @@ def test_a_scan_from_a_zip_gets_its_object_and_one_whose_series_is_gone_says_so(
         write_for(job)
 
 
+def test_an_anonymised_series_of_two_echoes_gets_one_frame_a_place(tmp_path: Path) -> None:
+    files = make_series(tmp_path / "in", noise(slices=10))
+    (scan,) = gather([tmp_path / "in"], tmp_path / "work").scans
+    labels_like(scan.path, tmp_path / "labels.nii.gz")
+    for path in list(files):
+        data = pydicom.dcmread(path)
+        del data.PatientID, data.PatientName, data.AccessionNumber, data.StudyID
+        data.EchoTime = 10
+        data.save_as(path)
+        data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+        data.EchoTime = 80
+        data.save_as(path.with_suffix(".second"))
+        files.append(path.with_suffix(".second"))
+    seg = pydicom.dcmread(write_dicom_seg(tmp_path / "labels.nii.gz", STRUCTURES, files, tmp_path / "seg.dcm"))
+    assert len(labels_by_slice(seg)) == 10
+    for path in files:
+        data = pydicom.dcmread(path)
+        del data.FrameOfReferenceUID
+        data.save_as(path)
+    with pytest.raises(VolumeError, match="no FrameOfReferenceUID"):
+        write_dicom_seg(tmp_path / "labels.nii.gz", STRUCTURES, files, tmp_path / "seg.dcm")
+
+
 def test_a_scan_that_was_never_dicom_gets_none(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(np.ones((8, 8, 8), np.float32), np.eye(4)), tmp_path / "scan.nii.gz")
     write_for(job_of(tmp_path / "scan.nii.gz", tmp_path / "out"))

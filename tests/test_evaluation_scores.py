@@ -329,3 +329,10 @@ def test_a_real_truth_agrees_with_its_own_conversion(shared: Path) -> None:
     assert len(result.rows) == 31
     assert min(row.dice for row in result.rows) > 0.99
     assert max(row.sd95_mm for row in result.rows) == 0
+
+
+def test_a_label_that_was_asked_for_and_is_in_neither_map_is_noted(tmp_path: Path) -> None:
+    paths = save(tmp_path / "p.nii", brain()), save(tmp_path / "t.nii", brain())
+    result = evaluate_pair(*paths, EvaluationConfig(values=(41, 998, 999)))
+    assert "in neither map, so without a score: 998, 999" in result.notes
+    assert "in neither map" not in " ".join(evaluate_pair(*paths, EvaluationConfig(values=(41,))).notes)

@@ -19,7 +19,8 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(find_chromium() is None, reason="no Chromium: install one, or set SYNTHSEG_CHROMIUM"),
 ]
-DECISIONS = "JSON.parse(localStorage.getItem(JSON.parse(document.getElementById('page-data').textContent).key) || '{}')"
+DECISIONS = """Object.fromEntries(Object.entries(JSON.parse(document.getElementById('page-data').textContent).keys)
+    .map(([id, key]) => [id, JSON.parse(localStorage.getItem(key))]).filter(([, made]) => made))"""
 SELECTED = "document.querySelector('tr[aria-selected=true]').dataset.id"
 ORDER = "[...document.querySelectorAll('#scans tbody tr')].map((row) => row.dataset.id)"
 WHERE = "document.getElementById('where').textContent"

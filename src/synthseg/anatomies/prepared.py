@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,10 +12,11 @@ import numpy as np
 
 from synthseg.anatomies.dhcp import dhcp_to_feta
 from synthseg.anatomies.extracerebral import centred, extracerebral_from_image, split_extracerebral
+from synthseg.anatomies.made import Row, content_code, read_rows, refuse_clashes, refuse_others, write_rows
 from synthseg.anatomies.surroundings import SurroundingsSpec, require_tissues, surround
 from synthseg.configs import config_to_dict
-from synthseg.errors import ConfigError, OutputError, ShapeError, VolumeError
-from synthseg.files import atomic_file, require_writable
+from synthseg.errors import ConfigError, ShapeError
+from synthseg.files import require_writable
 
 if TYPE_CHECKING:
     from synthseg.volumes import Volume
@@ -88,11 +86,11 @@ def prepare_maps(
     """
     given = dict(images or {})
     targets = _targets(files, folder, given, config.versions)
-    rows = _read_table(folder / TABLE, overwrite)
+    rows = {row["map"]: row for row in read_rows(folder / TABLE, _COLUMNS, overwrite=overwrite)}
     wanted = {file: _facts(file, given.get(file), config) for file in files}
     if not overwrite:
         for file, paths in targets.items():
-            _refuse_strangers(paths, rows, wanted[file])
+            refuse_others(paths, rows, wanted[file], table=TABLE)
     require_writable(folder)
     for file in files:
         for number, path in enumerate(targets[file]):
@@ -107,7 +105,7 @@ def prepare_maps(
             if path.is_file():
                 path.unlink()
             rows[path.name] = {"map": path.name, "how": how, **wanted[file]}
-            _write_table(folder / TABLE, rows)
+            write_rows(folder / TABLE, _COLUMNS, (rows[name] for name in sorted(rows)))
             _write(volume, path, file)
             yield PreparedMap(path, how)
 
@@ -180,60 +178,13 @@ def _targets(files: Sequence[Path], folder: Path, images: Mapping[Path, Path], v
         names = [name] if file in images else [f"{name}_v{number}" for number in range(1, versions + 1)]
         targets[file] = [folder / f"{each}.nii.gz" for each in names]
     taken = [path for paths in targets.values() for path in paths]
-    twice = next((path for path in taken if taken.count(path) > 1), None)
-    if twice is not None:
-        raise OutputError(twice, found="several label maps that would get this name", fix="prepare them one by one")
-    # Not beside what is read, either: the next run would take the results for maps to prepare.
-    if folder.resolve() in {path.resolve().parent for path in (*files, *images.values())}:
-        raise OutputError(folder, found="the label maps or images themselves", fix="choose another folder")
+    read = (*files, *images.values())
+    refuse_clashes(taken, folder, read, what="the label maps or images", verb="prepare")
     return targets
 
 
-def _facts(file: Path, image: Path | None, config: PrepareConfig) -> dict[str, str]:
+def _facts(file: Path, image: Path | None, config: PrepareConfig) -> Row:
     """What a map of this file is made of, as the table says it."""
     given = [path for path in (file, image) if path is not None]
-    try:
-        content = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in given)).hexdigest()
-    except OSError as error:
-        fix = "give files that exist and may be read"
-        raise VolumeError(file, found=f"no readable file ({error})", fix=fix) from error
-    own = {"source": file.name, "image": "" if image is None else image.name, "inputs": content[:16]}
+    own = {"source": file.name, "image": "" if image is None else image.name, "inputs": content_code(given)}
     return {**own, "seed": str(config.seed), "settings": config.settings}
-
-
-def _refuse_strangers(paths: Sequence[Path], rows: Mapping[str, Mapping[str, str]], wanted: Mapping[str, str]) -> None:
-    """Files that another run has made must not pass for this one's."""
-    for path in (path for path in paths if path.exists()):
-        known = rows.get(path.name)
-        if known is None:
-            found = f"an existing file that {TABLE} does not list"
-            raise OutputError(path, found=found, fix="choose another folder, or add --overwrite")
-        differing = [key for key, value in wanted.items() if known[key] != value]
-        if differing:
-            found = f"a map made otherwise (not the same {', '.join(differing)})"
-            raise OutputError(path, found=found, fix="give the same as then, another folder, or --overwrite")
-
-
-def _read_table(path: Path, overwrite: bool) -> dict[str, dict[str, str]]:
-    """Rows by map; nothing where there is no table, or a damaged one that is to be replaced."""
-    if not path.exists():
-        return {}
-    try:
-        text = path.read_text(encoding="utf-8", errors="surrogateescape")
-        rows = list(csv.DictReader(io.StringIO(text), delimiter="\t"))
-    except (OSError, csv.Error) as error:
-        raise OutputError(path, found=f"no readable table ({error})", fix="remove it") from error
-    if all(set(row) == set(_COLUMNS) and None not in row.values() for row in rows):
-        return {row["map"]: row for row in rows}
-    if overwrite:
-        return {}
-    raise OutputError(path, found="other columns than a table of prepared maps", fix="remove it, or add --overwrite")
-
-
-def _write_table(path: Path, rows: Mapping[str, Mapping[str, str]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, _COLUMNS, delimiter="\t", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows[name] for name in sorted(rows))
-    with atomic_file(path) as file:
-        file.write(text.getvalue().encode("utf-8", "surrogateescape"))

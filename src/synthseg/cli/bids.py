@@ -134,7 +134,8 @@ def bids(
     write to the same folder at the same time; `group` puts together what they have done.
     """
     from synthseg.cohort import bids_app
-    from synthseg.cohort.bids import Choice, read_queries
+    from synthseg.cohort.bids import Choice
+    from synthseg.cohort.bids_filter import read_queries
 
     if level not in LEVELS:
         raise UsageError("LEVEL", found=repr(level), fix=f"use {' or '.join(LEVELS)}")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from synthseg.report.folder import Report
 
+PAGES = (".html", ".htm")
 Places = Annotated[
     list[Path],
     typer.Argument(help="a folder of results by `synthseg segment`; or a scan and its label map", show_default=False),
@@ -63,10 +64,13 @@ def report(
     )
     if len(places) == 2 and all(not place.is_dir() for place in places):
         page = out if out is not None else Path("report.html")
-        if page.suffix.lower() not in (".html", ".htm"):
+        if page.suffix.lower() not in PAGES:
             raise UsageError(page, found="no name of a page", fix="name it .html")
         made = write_pair_report(places[0], places[1], page, options)
     elif len(places) == 1:
+        if out is not None and out.suffix.lower() in PAGES:
+            fix = "give a folder, or for one page a scan and its label map"
+            raise UsageError(out, found="one page for a folder of results", fix=fix)
         made = write_folder_report(places[0], out or places[0] / "report", options, progress=_progress(quiet))
     else:
         fix = "give one folder of results, or a scan and its label map"

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from synthseg.cohort.inputs import Inputs
     from synthseg.inference import BatchResult
 
+SHOWN = 5  # files and series that are left out, named one by one
+
 
 def find_inputs(entries: Sequence[Path], out: Path, series: str | None) -> Inputs:
     """The scans that were named, DICOM converted into ``converted`` beside the results; says what was left out.
@@ -25,26 +27,51 @@ def find_inputs(entries: Sequence[Path], out: Path, series: str | None) -> Input
 
     folder = out.parent if is_volume_path(out) else out
     given = gather(entries, folder / "converted", series=series)
-    for note in given.notes:
-        typer.echo(f"note: {note}", err=True)
-    for one in given.left_out:
-        typer.echo(f"note: left out {one.path}: {one.why}", err=True)
-    for one in given.failed:
-        typer.echo(f"failed: {one.why}", err=True)
+    tell_inputs(given, folder)
     return given
 
 
+def tell_inputs(given: Inputs, folder: Path, *, quiet: bool = False) -> None:
+    """Say what was taken and left out; all that was left out is in ``left_out.tsv`` in the folder of results.
+
+    Args:
+        quiet: say only what failed.
+    Raises: OutputError.
+    """
+    table = folder / "left_out.tsv"
+    if given.left_out:
+        from synthseg.cohort.texts import write_text
+
+        write_text(table, given.table())
+    if not quiet:
+        for note in given.notes:
+            typer.echo(f"note: {note}", err=True)
+        for one in given.left_out[:SHOWN]:
+            typer.echo(f"note: left out {one.path}: {one.why}", err=True)
+        if len(given.left_out) > SHOWN:
+            typer.echo(f"note: ... and {len(given.left_out) - SHOWN} more, see {table}", err=True)
+    for one in given.failed:
+        typer.echo(f"failed: {one.why}", err=True)
+
+
 def write_segs(result: BatchResult) -> int:
-    """A DICOM SEG for each scan that was converted from DICOM; returns how many could not be written."""
-    from synthseg.cohort.dicom_seg import write_for
+    """A DICOM SEG for each scan that was converted from DICOM; returns how many could not be written.
+
+    One that is there already of a result that was not made again is left as it is: with it, its identifier.
+    """
+    from synthseg.cohort.dicom_seg import seg_file, write_for
     from synthseg.cohort.work import Job
 
     failed = 0
     for outcome in result.outcomes:
         if outcome.status == "failed":
             continue
+        job = Job(outcome.job.scan, outcome.job.subject, outcome.job.files)
+        labels, target = seg_file(job)
+        if target.exists() and outcome.status == "skipped" and target.stat().st_mtime >= labels.stat().st_mtime:
+            continue
         try:
-            write_for(Job(outcome.job.scan, outcome.job.subject, outcome.job.files))
+            write_for(job)
         except SynthsegError as error:
             typer.echo(f"failed: {error}", err=True)
             failed += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -35,7 +36,7 @@ def unpack(archive: Path, folder: Path) -> list[Path]:
                 with zipped.open(entry) as source, target.open("wb") as file:
                     _copy(source, file, entry.file_size, archive)
                 files.append(target)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, zipfile.LargeZipFile) as error:
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
         fix = "unpack it yourself and give the folder, or export it again"
         raise VolumeError(archive, found=f"a zip that cannot be unpacked ({error})", fix=fix) from error
     return files

@@ -9,7 +9,6 @@ Source: Brain Imaging Data Structure 1.10, "File name structure" and "Magnetic R
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,9 +36,10 @@ LONG_NAMES = {
 ENTITIES = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "mod", "echo", "flip", "inv", "mt", "part", "chunk")
 OTHER_KEYS = ("suffix", "datatype", "extension")
 ANY = "*"
-INDEXES = frozenset({"run", "echo", "flip", "inv", "chunk"})  # numbers, which may have leading zeros
+INDEXES = frozenset({"run", "echo", "flip", "inv", "split", "chunk"})  # numbers, which may have leading zeros
 
-Query = Mapping[str, tuple[str, ...] | None]  # key -> accepted values; None: must be absent; ("*",): must be there
+# Key -> accepted values: "" is to be absent, "*" anything that is there. None: must be absent.
+Query = Mapping[str, tuple[str, ...] | None]
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Found:
 
 def is_bids(folder: Path) -> bool:
     """Whether a folder is a BIDS dataset with scans: its description, and folders of subjects."""
-    return (folder / DESCRIPTION).is_file() and any(path.is_dir() for path in folder.glob("sub-*"))
+    return (folder / DESCRIPTION).is_file() and bool(subject_folders(folder))
 
 
 def find_scans(dataset: Path, choice: Choice | None = None) -> Found:
@@ -115,7 +115,9 @@ def find_scans(dataset: Path, choice: Choice | None = None) -> Found:
     choice = choice or Choice()
     subjects = _subjects(dataset, choice.participants)
     sessions = tuple(label.removeprefix("ses-") for label in choice.sessions)
-    seen = [scan for subject in subjects for scan in _images_of(dataset, subject)]
+    images = [image for subject in subjects for image in _images_of(dataset, subject)]
+    seen = [image for image in images if isinstance(image, BidsScan)]
+    misnamed = [image for image in images if isinstance(image, LeftOut)]
     _require_sessions(dataset, sessions, seen)
     within = [scan for scan in seen if not sessions or scan.entities.get("ses") in sessions]
     fitting, left_out = _usable(within, choice)
@@ -123,55 +125,11 @@ def find_scans(dataset: Path, choice: Choice | None = None) -> Found:
         fitting, passed_over = _one_kind_a_session(fitting)
         left_out += passed_over
     if not fitting:
-        raise _nothing(dataset, within, choice)
-    return Found(tuple(fitting), tuple(left_out))
+        raise _nothing(dataset, within, misnamed, choice)
+    return Found(tuple(fitting), (*left_out, *misnamed))
 
 
-def read_queries(path: Path) -> tuple[Query, ...]:
-    """The queries of a ``--bids-filter-file``: a JSON object of named objects, each of which picks scans.
-
-    Keys are entities, by their short or long names, ``suffix``, ``datatype`` and ``extension``; a value is one or a
-    list of texts, null for "must not be there", "*" for "must be there". What other programs' files hold for images
-    that are not anatomical (``"bold"``, ``"fmap"``, ``"sbref"``) is left aside.
-
-    Raises: UsageError for a file that cannot be read, or a key or value that is none.
-    """
-    try:
-        given = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        fix = 'write a JSON object such as {"t1w": {"suffix": "T1w", "acquisition": null}}'
-        raise UsageError(path, found=f"no readable JSON ({error})", fix=fix) from error
-    if not isinstance(given, dict) or not all(isinstance(query, dict) for query in given.values()):
-        fix = 'write a JSON object such as {"t1w": {"suffix": "T1w", "acquisition": null}}'
-        raise UsageError(path, found="something else than an object of objects", fix=fix)
-    queries = {name: _query(query, f"{path}: {name}") for name, query in given.items()}
-    anatomical = tuple(q for q in queries.values() if set(q.get("datatype") or DATATYPES) & {*DATATYPES, ANY})
-    if not anatomical:
-        found = "no query for anatomical images"
-        raise UsageError(path, found=found, fix='add one, e.g. {"t1w": {"datatype": "anat", "suffix": "T1w"}}')
-    return anatomical
-
-
-def _query(given: Mapping[str, object], where: str) -> Query:
-    known = (*ENTITIES, *LONG_NAMES, *OTHER_KEYS)
-    query: dict[str, tuple[str, ...] | None] = {}
-    for key, value in given.items():
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean '{near[0]}'? " if near else ""
-            raise UsageError(where, found=f"unknown key '{key}'", fix=f"{hint}known keys: {', '.join(known)}")
-        values = value if isinstance(value, list) else [value]
-        short = LONG_NAMES.get(key, key)
-        if values in ([None], []):
-            query[short] = None
-        elif all(isinstance(one, str | int) and not isinstance(one, bool) for one in values):
-            query[short] = tuple(_plain(short, str(one)) for one in values)
-        else:
-            raise UsageError(f"{where}.{key}", found=repr(value), fix="give a text, a list of texts, or null")
-    return query
-
-
-def _plain(key: str, value: str) -> str:
+def plain(key: str, value: str) -> str:
     """A value as it is compared: without its prefix or a number's leading zeros."""
     value = value.removeprefix(f"{key}-") if key in ENTITIES else value
     if key == "extension":
@@ -182,19 +140,24 @@ def _plain(key: str, value: str) -> str:
 def _fits(scan: BidsScan, query: Query) -> bool:
     said = {**scan.entities, "suffix": scan.suffix, "datatype": scan.datatype, "extension": extension_of(scan.path)}
     for key, accepted in query.items():
-        value = _plain(key, said[key]) if key in said else None
+        value = plain(key, said[key]) if key in said else None
         if accepted is None:
             if value is not None:
                 return False
-        elif value is None or (accepted != (ANY,) and value not in accepted):
+        elif (value or "") not in accepted and (value is None or ANY not in accepted):
             return False
     return True
+
+
+def subject_folders(dataset: Path) -> list[Path]:
+    """The folders of a dataset's subjects, sorted."""
+    return sorted(path for path in dataset.glob("sub-*") if path.is_dir())
 
 
 def _subjects(dataset: Path, participants: Sequence[str]) -> list[Path]:
     if not dataset.is_dir():
         raise UsageError(dataset, found="no such folder", fix="give the folder of a BIDS dataset")
-    folders = {path.name: path for path in sorted(dataset.glob("sub-*")) if path.is_dir()}
+    folders = {path.name: path for path in subject_folders(dataset)}
     if not folders:
         fix = "give the folder that holds sub-* folders; for scans in another order use synthseg segment"
         raise UsageError(dataset, found="no folder of a subject (sub-*)", fix=fix)
@@ -206,11 +169,24 @@ def _subjects(dataset: Path, participants: Sequence[str]) -> list[Path]:
     return [folders[name] for name in dict.fromkeys(wanted)]
 
 
-def _images_of(dataset: Path, subject: Path) -> list[BidsScan]:
+def _images_of(dataset: Path, subject: Path) -> list[BidsScan | LeftOut]:
+    """A subject's images; those whose names the standard does not have, or that lie in another's folder, are left out.
+
+    What they are of cannot be known, and their results would have other scans' names.
+    """
     places = [subject, *sorted(path for path in subject.glob("ses-*") if path.is_dir())]
-    files = [(kind, path) for place in places for kind in DATATYPES for path in sorted((place / kind).glob("sub-*"))]
-    scans = (_read_name(path, dataset, kind) for kind, path in files if is_volume_path(path))
-    return [scan for scan in scans if scan is not None]
+    found: list[BidsScan | LeftOut] = []
+    for place, kind in ((place, kind) for place in places for kind in DATATYPES):
+        session = "" if place == subject else place.name.removeprefix("ses-")
+        for path in sorted(path for path in (place / kind).glob("*") if is_volume_path(path)):
+            scan = _read_name(path, dataset, kind)
+            if scan is None:
+                found.append(LeftOut(path, "a name that is not built as BIDS has it (sub-LABEL[_KEY-VALUE...]_SUFFIX)"))
+            elif scan.session != (subject.name.removeprefix("sub-"), session):
+                found.append(LeftOut(path, "a name of another subject or session than the folder that it lies in"))
+            else:
+                found.append(scan)
+    return found
 
 
 def _read_name(path: Path, dataset: Path, datatype: str) -> BidsScan | None:
@@ -265,9 +241,11 @@ def _require_sessions(dataset: Path, sessions: Sequence[str], seen: Sequence[Bid
             raise UsageError(dataset, found=f"no session ses-{label} of these participants", fix=fix)
 
 
-def _nothing(dataset: Path, within: Sequence[BidsScan], choice: Choice) -> UsageError:
+def _nothing(dataset: Path, within: Sequence[BidsScan], misnamed: Sequence[LeftOut], choice: Choice) -> UsageError:
     kinds = sorted({scan.suffix for scan in within})
     inside = f"images, but only of the kinds {_and(kinds)}" if kinds else "no image in anat/ folders (.nii, .nii.gz)"
+    if misnamed:
+        inside += f"; {len(misnamed)} more cannot be used, e.g. {misnamed[0].path.name}: {misnamed[0].why}"
     asked = choice.suffixes or choice.queries
     fix = "loosen --suffix or --bids-filter-file" if asked else "name the kind with --suffix, or check the dataset"
     return UsageError(dataset, found=f"no scan to segment: {inside}", fix=fix)

@@ -26,7 +26,8 @@ _ROUNDED = 0.1  # of the distance of slices: what rounding may have done to it
 
 def series_key(series: Series) -> str:
     """Eight letters that tell one series with these files from any other."""
-    images = sorted(header.instance or str(header.path) for header in series.headers)
+    # Without identifiers it is by names: those of a zip are unpacked under the same ones every time, elsewhere.
+    images = sorted(header.instance or header.path.name for header in series.headers)
     return hashlib.sha256("\n".join([series.first.study, series.first.series, *images]).encode()).hexdigest()[:8]
 
 
@@ -116,13 +117,14 @@ def _run_dcm2niix(series: Series, given: Path, made: Path) -> str:
     # Internal compression, so that the same series gives the same bytes whatever else is installed.
     arguments = [dcm2niix.bin, "-z", "i", "-b", "y", "-ba", "y", "-f", "scan", "-o", str(made), str(given)]
     try:
-        run = subprocess.run(arguments, capture_output=True, text=True, timeout=CONVERSION_S, check=False)
+        run = subprocess.run(arguments, capture_output=True, timeout=CONVERSION_S, check=False)
     except subprocess.TimeoutExpired as error:
         fix = "convert it by hand, and give the NIfTI file"
         raise VolumeError(series.first.path.parent, found="a series that takes too long to convert", fix=fix) from error
     except OSError as error:
         raise UsageError("dcm2niix", found=f"no way to run it ({error})", fix="pip install dcm2niix") from error
-    lines = [line for line in (run.stdout + run.stderr).splitlines() if "rror" in line or "arning" in line]
+    told = (run.stdout + run.stderr).decode("utf-8", "replace")  # descriptions come in any encoding
+    lines = [line for line in told.splitlines() if "rror" in line or "arning" in line]
     return "; ".join(line.strip() for line in lines[-2:]) or f"exit code {run.returncode}"
 
 

@@ -26,7 +26,8 @@ DESC = "synthseg"
 RAW = "raw"  # what the source dataset is called in links
 TISSUE_LABELS = {"gm": "GM", "wm": "WM", "csf": "CSF"}
 LOGS = "logs"
-NOT_OF_SEGMENTATIONS = frozenset({"inv", "flip", "mt", "dir", "mod"})
+# Entities that the standard does not allow for segmentations, and those that say how a file was made, which are ours.
+NOT_OF_SEGMENTATIONS = frozenset({"inv", "flip", "mt", "dir", "mod", "desc", "res", "den", "label", "seg", "scale"})
 CITATION = (
     "Billot B, Greve DN, Puonti O, et al. SynthSeg: Segmentation of brain MRI scans of any contrast and resolution "
     "without retraining. Medical Image Analysis 86 (2023) 102789."
@@ -50,8 +51,8 @@ IGNORED = (
 def description_of(scan: BidsScan) -> str:
     """The value of ``desc``: "synthseg" for T1w, else with what the other entities do not say.
 
-    That is the kind of image, and the entities that the standard does not allow for segmentations
-    (:data:`NOT_OF_SEGMENTATIONS`), so that no two scans share a name: "synthsegFLAIR", "synthsegMP2RAGEInv1".
+    That is the kind of image, and the entities of :data:`NOT_OF_SEGMENTATIONS`, so that no two scans share a name:
+    "synthsegFLAIR", "synthsegMP2RAGEInv1".
     """
     kind = "" if scan.suffix == "T1w" else scan.suffix
     others = [f"{key.capitalize()}{value}" for key, value in scan.entities.items() if key in NOT_OF_SEGMENTATIONS]

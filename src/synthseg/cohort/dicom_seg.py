@@ -19,6 +19,7 @@ from synthseg.cohort.archives import unpack
 from synthseg.cohort.convert import source_note
 from synthseg.cohort.dicom import looks_like_dicom, read_headers
 from synthseg.cohort.seg_codes import ALGORITHM, CATEGORY, REGION, Segment, code_of
+from synthseg.cohort.series import POSITION_MM
 from synthseg.cohort.sidecars import color_rows
 from synthseg.cohort.texts import read_json
 from synthseg.errors import SynthsegError, UsageError, VolumeError
@@ -28,6 +29,15 @@ from synthseg.volumes import read_volume, strip_extension
 if TYPE_CHECKING:
     from synthseg.cohort.work import Job
 
+# What a source must say for an object to belong to it, and what DICOM lets be empty, as anonymised series have it.
+NEEDED = (
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "FrameOfReferenceUID", "Rows", "Columns"),
+    *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"),
+)
+MAY_BE_EMPTY = (
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "ReferringPhysicianName"),
+    *("StudyID", "StudyDate", "StudyTime", "AccessionNumber"),
+)
 SERIES_NUMBER_OFFSET = 9000  # far from the scanner's own
 
 
@@ -49,12 +59,17 @@ def write_for(job: Job) -> None:
     """
     if not source_note(job.source).exists():
         return
-    labels = job.files["labels"] if "labels" in job.files else job.files["labels_1mm"]
+    labels, target = seg_file(job)
     names = list(read_json(job.files["record"])["volumes_mm3"])
     rows = color_rows(job.files["color_table"], names)
     with source_files(job.source) as files:
-        target = labels.with_name(f"{strip_extension(labels)}.dcm")
         write_dicom_seg(labels, [Segment(row.value, row.name, row.color) for row in rows], files, target)
+
+
+def seg_file(job: Job) -> tuple[Path, Path]:
+    """The label map that a job's DICOM SEG is made of, and the DICOM SEG."""
+    labels = job.files["labels"] if "labels" in job.files else job.files["labels_1mm"]
+    return labels, labels.with_name(f"{strip_extension(labels)}.dcm")
 
 
 @contextmanager
@@ -92,12 +107,10 @@ def write_dicom_seg(labels: Path, structures: Sequence[Segment], files: Sequence
         structures: what the values mean; those that no pixel has are left out, background (0) too.
         files: of the source series.
         target: the file to write.
-    Raises: UsageError without highdicom; VolumeError for a series without geometry or of several frames a file, or a
-        label map without any structure on it.
+    Raises: UsageError without highdicom; VolumeError for a series of which DICOM says too little or of several frames a
+        file, or a label map without any structure on it.
     """
     require_highdicom()
-    import highdicom as hd
-
     sources = _read_sources(files)
     frames = labels_on_series(labels, sources)
     present = set(np.unique(frames).tolist()) - {0}
@@ -107,15 +120,23 @@ def write_dicom_seg(labels: Path, structures: Sequence[Segment], files: Sequence
     lookup = np.zeros(int(frames.max()) + 1, np.uint8 if len(segments) < 256 else np.uint16)
     for number, segment in enumerate(segments, start=1):
         lookup[segment.value] = number
-    first = sources[0]
-    number = int(first.get("SeriesNumber") or 0) + SERIES_NUMBER_OFFSET
-    made = hd.seg.Segmentation(
+    made = _object(sources, lookup[frames], segments)
+    with atomic_file(target) as file:
+        made.save_as(file)
+    return target
+
+
+def _object(sources: Sequence[Any], pixels: np.ndarray, segments: Sequence[Segment]) -> Any:
+    """The object itself. ``pixels`` [slices, rows, columns] are positions in ``segments`` + 1."""
+    import highdicom as hd
+
+    return hd.seg.Segmentation(
         source_images=sources,
-        pixel_array=lookup[frames],
+        pixel_array=pixels,
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[_description(s, n) for n, s in enumerate(segments, start=1)],
         series_instance_uid=hd.UID(),
-        series_number=number,
+        series_number=int(sources[0].get("SeriesNumber") or 0) + SERIES_NUMBER_OFFSET,
         sop_instance_uid=hd.UID(),
         instance_number=1,
         manufacturer="synthseg",
@@ -127,9 +148,6 @@ def write_dicom_seg(labels: Path, structures: Sequence[Segment], files: Sequence
         content_description="Contrast-agnostic brain segmentation",
         omit_empty_frames=True,
     )
-    with atomic_file(target) as file:
-        made.save_as(file)
-    return target
 
 
 def labels_on_series(labels: Path, sources: Sequence[Any]) -> np.ndarray:
@@ -170,20 +188,28 @@ def _pixel_affine(source: Any) -> np.ndarray:
 
 
 def _read_sources(files: Sequence[Path]) -> list[Any]:
+    """The headers, in the order of the slices; of several echoes at one place, the first."""
     import pydicom
 
     sources = []
     for path in files:
         data = pydicom.dcmread(path, stop_before_pixels=True)
-        lacking = [
-            name for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing") if name not in data
-        ]
+        lacking = [name for name in NEEDED if data.get(name) in (None, "")]
         if lacking:
             what = "several frames in one file" if "NumberOfFrames" in data else f"no {lacking[0]}"
             raise VolumeError(path, found=f"a series with {what}", fix="DICOM SEG needs one file a slice; use NIfTI")
+        for name in MAY_BE_EMPTY:
+            if name not in data:
+                setattr(data, name, "")
         sources.append(data)
     normal = np.cross(*np.array([float(v) for v in sources[0].ImageOrientationPatient]).reshape(2, 3))
-    return sorted(sources, key=lambda one: float(np.dot([float(v) for v in one.ImagePositionPatient], normal)))
+    placed = [(float(np.dot([float(v) for v in one.ImagePositionPatient], normal)), one) for one in sources]
+    placed.sort(key=lambda pair: (pair[0], float(pair[1].get("EchoTime") or 0)))
+    kept: list[tuple[float, Any]] = []
+    for offset, one in placed:
+        if not kept or offset - kept[-1][0] > POSITION_MM:
+            kept.append((offset, one))
+    return [one for _, one in kept]
 
 
 def _description(segment: Segment, number: int) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import glob
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from synthseg.cohort.bids import Choice, LeftOut, find_scans, is_bids
 from synthseg.cohort.convert import convert, series_key
 from synthseg.cohort.dicom import dicom_files, looks_like_dicom, read_headers
 from synthseg.cohort.series import Series, group, impossible, pick, told, unfit
+from synthseg.cohort.texts import tsv
 from synthseg.errors import SynthsegError, UsageError, VolumeError
 from synthseg.files import at_home, read_list
 from synthseg.inference.discovery import discover
@@ -57,8 +58,8 @@ class Inputs:
 
     def table(self) -> str:
         """What was left out and why, as a TSV with a header."""
-        rows = ["left_out\twhy", *(f"{one.path}\t{one.why}" for one in self.left_out)]
-        return "\n".join(row.replace("\n", " ") for row in rows) + "\n"
+        rows = [(" ".join(str(one.path).split()), " ".join(one.why.split())) for one in self.left_out]
+        return tsv([("left_out", "why"), *rows])
 
 
 def gather(
@@ -98,6 +99,7 @@ class _Gathering:
         self.left_out: list[LeftOut] = []
         self.notes: list[str] = []
         self.errors: list[SynthsegError] = []
+        self.stood_for: set[Path] = set()  # files of series of which one file was named
 
     def add(self, entry: str | Path) -> None:
         path = at_home(entry)
@@ -141,7 +143,8 @@ class _Gathering:
 
     def _zip(self, archive: Path) -> None:
         if not archive.is_file():
-            raise UsageError(archive, found="no such file", fix="check the path")
+            self.errors.append(UsageError(archive, found="no such file", fix="check the path"))
+            return
         self.work.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.work, prefix=".unzipped-") as place:
             try:
@@ -151,18 +154,26 @@ class _Gathering:
                 return
             if not files:
                 fix = "give a zip of DICOM files, or unpack it and give the scans"
-                raise UsageError(archive, found="a zip without DICOM files", fix=fix)
+                self.errors.append(UsageError(archive, found="a zip without DICOM files", fix=fix))
+                return
             self._studies(archive, files, _stem(archive.stem))
 
     def _dicom_file(self, path: Path) -> None:
-        """One file stands for its series: slices alone are of no use."""
+        """One file stands for its series: slices alone are of no use. Naming all of them is naming the series once."""
+        if path.absolute() in self.stood_for:
+            return
         headers, _ = read_headers([path])
         if not headers:
             self.scans.append(Input(path))
             return
         beside = [other for other in sorted(path.parent.iterdir()) if other.is_file() and looks_like_dicom(other)]
         same = [header for header in read_headers(beside)[0] if header.series == headers[0].series]
+        self.stood_for |= {header.path.absolute() for header in same}
         one = group(same)[0]
+        if reason := impossible(one):
+            fix = "name a file of another series, or the folder"
+            self.errors.append(UsageError(path, found=f"a file of {one.name}: {reason}", fix=fix))
+            return
         self._take(path, one, _stem(path.resolve().parent.name), "the series of the file that was named")
 
     def _studies(self, place: Path, files: Sequence[Path], stem: str) -> None:
@@ -173,7 +184,8 @@ class _Gathering:
         for one in group(headers):
             studies.setdefault(one.first.study, []).append(one)
         if not studies:
-            raise UsageError(place, found="no DICOM image", fix="give a folder or zip of DICOM files, or NIfTI files")
+            fix = "give a folder or zip of DICOM files, or NIfTI files"
+            self.errors.append(UsageError(place, found="no DICOM image", fix=fix))
         for found in studies.values():
             self._study(place, found, stem)
 
@@ -224,7 +236,9 @@ def _is_asked_for(series: Series, asked: str) -> bool:
     return asked.lower() in series.first.description.lower()
 
 
-def _nothing(place: Path, study: Iterable[Series], reasons: dict[int, str], asked: str | None) -> SynthsegError:
+def _nothing(place: Path, study: Sequence[Series], reasons: dict[int, str], asked: str | None) -> SynthsegError:
     what = "; ".join(f"{one.name}: {reasons[id(one)] or 'not asked for'}" for one in study)
-    fix = "name one of these series" if asked else "name a series to take it all the same, or look for the right folder"
+    fix = "look for the right folder"
+    if not all(impossible(one) for one in study):
+        fix = "name one of these series" if asked else f"name a series to take it all the same (--series), or {fix}"
     return UsageError(place, found=f"no series to segment ({what})", fix=fix)

@@ -180,6 +180,8 @@ def impossible(series: Series) -> str:
         return "in colour"
     if not len(series.offsets_mm):
         return "without positions of its slices"
+    if min(series.spacing_mm[:2]) <= 0:
+        return "without the size of its pixels"
     return ""
 
 

@@ -19,14 +19,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from synthseg.cohort.bids import DESCRIPTION, plain, subject_folders
 from synthseg.errors import UsageError
 from synthseg.evaluation.pairing import FilePair, Pairing, distinct_names, settle
 from synthseg.volumes.volume import is_volume_path, strip_extension
 
 HOW_MADE = frozenset({"space", "res", "den", "desc", "label", "atlas", "seg", "scale"})
-INDEXES = frozenset({"run", "echo", "flip", "inv", "split", "chunk"})  # numbers, which may have leading zeros
 LABEL_MAP = "dseg"  # suffix of a discrete segmentation
-DESCRIPTION = "dataset_description.json"
 
 
 @dataclass(frozen=True)
@@ -41,14 +40,14 @@ class BidsName:
 
 def is_dataset(folder: Path) -> bool:
     """Whether a folder holds a BIDS dataset: its description, or folders of subjects."""
-    return folder.is_dir() and ((folder / DESCRIPTION).is_file() or bool(_subjects(folder)))
+    return folder.is_dir() and ((folder / DESCRIPTION).is_file() or bool(subject_folders(folder)))
 
 
 def read_name(path: Path) -> BidsName | None:
     """What the name of a volume says; None for one that does not begin with ``sub-`` or repeats an entity."""
     words = strip_extension(path).split("_")
     pairs = [word.partition("-")[::2] for word in words if "-" in word]
-    entities = {key: str(int(v)) if key in INDEXES and v.isdecimal() else v for key, v in pairs}
+    entities = {key: plain(key, value) for key, value in pairs}
     if not words[0].startswith("sub-") or len(entities) < len(pairs) or not all(entities.values()):
         return None
     scan = {key: value for key, value in entities.items() if key not in HOW_MADE}
@@ -88,7 +87,7 @@ def label_maps(folder: Path, pattern: str = "*") -> list[BidsName]:
     """A dataset's label maps in the order of their paths. Raises: UsageError when there is none."""
     if not folder.is_dir():
         raise UsageError(folder, found="no such folder", fix="give the folder of a BIDS dataset")
-    subjects = _subjects(folder)
+    subjects = subject_folders(folder)
     paths = [path for subject in subjects for path in subject.rglob("*")] if subjects else list(folder.iterdir())
     volumes = sorted(path for path in paths if path.is_file() and is_volume_path(path))
     fitting = (read_name(path) for path in volumes if fnmatch.fnmatch(path.name, pattern))
@@ -126,10 +125,6 @@ def _told(fitting: Sequence[BidsName], n_truths: int, truth: Path) -> str:
         return f"no truth of this scan among {n_truths} label maps in {truth}"
     names = ", ".join(candidate.path.name for candidate in fitting)
     return f"more than one truth fits: {names}; narrow them down with a truth pattern"
-
-
-def _subjects(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("sub-*") if path.is_dir())
 
 
 def _joined(name: BidsName) -> str:

@@ -205,7 +205,8 @@ def _choose_values(
     predicted: np.ndarray, truth: np.ndarray, protocol: LabelProtocol, config: EvaluationConfig, path: str | Path
 ) -> tuple[list[int], list[str]]:
     if config.values is not None:
-        return list(config.values), []
+        absent = {v for v in config.values if not ((predicted == v).any() or (truth == v).any())}
+        return list(config.values), [f"in neither map, so without a score: {_listed(absent)}"] if absent else []
     known = set(protocol.target_values.tolist()) - {0}
     in_truth = set(np.unique(truth).tolist()) - {0, config.ignore_value}
     in_predicted = set(np.unique(predicted).tolist()) - {0}

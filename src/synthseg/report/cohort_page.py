@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,7 @@ def write_cohort_page(path: Path, rows: Sequence[Row], cohort: Cohort) -> Path:
         counts={verdict: count for verdict, count in counts.items() if count},
         histograms=[_drawn(histogram) for histogram in histograms],
         data={
-            "key": _key(rows),
+            "keys": {row.identity.id: _key(row) for row in rows},
             "volumes": {
                 scan: [_rounded(of_scan.get(histogram.name)) for histogram in histograms]
                 for scan, of_scan in volumes.items()
@@ -122,10 +123,11 @@ def _drawn(histogram: Histogram) -> dict[str, object]:
 
 
 def _rounded(volume: float | None) -> float | None:
-    return None if volume is None else round(volume, 1)
+    return None if volume is None or not math.isfinite(volume) else round(volume, 1)
 
 
-def _key(rows: Sequence[Row]) -> str:
-    """Under what the browser keeps the decisions: the same for the same scans, whatever folder the page is in."""
-    ids = "\n".join(sorted(row.identity.id for row in rows))
-    return "synthseg-review-" + hashlib.sha256(ids.encode()).hexdigest()[:16]
+def _key(row: Row) -> str:
+    """Under what the browser keeps a decision: the same for the same result, whatever folder the page is in and however
+    many scans have been added since; another for a scan that was segmented again, which is to be looked at again."""
+    result = (row.identity.id, str(row.finding.sha256), str(row.finding.record.get("created")), row.finding.verdict)
+    return "synthseg-review-" + hashlib.sha256("\n".join(result).encode()).hexdigest()[:16]

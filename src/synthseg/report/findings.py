@@ -68,7 +68,9 @@ def find_results(out: Path) -> list[Finding]:
     Raises: UsageError if there are none, or no such folder.
     """
     if not out.is_dir():
-        raise UsageError(out, found="no such folder", fix="give the folder that `synthseg segment -o` wrote to")
+        found = "a single file" if out.is_file() else "no such folder"
+        fix = "give the folder that `synthseg segment -o` wrote to, or a scan and then its label map"
+        raise UsageError(out, found=found, fix=fix)
     records = sorted({*out.rglob(RECORDS), *(out / BIDS_LOGS).rglob("*.json")})
     failures = sorted({*out.rglob(FAILURES), *(out / BIDS_LOGS).rglob(f"*{FAILED}.json")})
     findings = [finding for path in records if (finding := _from_record(path)) is not None]
@@ -116,8 +118,8 @@ def structures_of(
     Protocols given come first, then those of the record's weights, else FreeSurfer's. A value that none of them has is
     called "label N". Where the record's volumes have sides merged, so have the names.
     """
-    weights = record.get("settings", {}).get("weights", {})
-    named = [weights[role]["protocol"] for role in ("structures", "guided", "parcels") if role in weights]
+    weights = table_in(table_in(record, "settings"), "weights")
+    named = [str(table_in(weights, role).get("protocol")) for role in ("structures", "guided", "parcels")]
     known: dict[int, Structure] = {}
     for protocol in (*protocols, *(_loadable(named) or FREESURFER)):
         for label in load_protocol(protocol).labels:
@@ -133,6 +135,12 @@ def structures_of(
         one = known.get(value, Structure(value, f"label {value}", _any_color(value)))
         found.append(Structure(value, named_as_recorded(one), one.color, one.side, one.partner))
     return tuple(found)
+
+
+def table_in(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A table within a table; empty where there is something else: records may be damaged or of another version."""
+    found = values.get(name)
+    return found if isinstance(found, Mapping) else {}
 
 
 def _loadable(names: Iterable[str]) -> list[str]:
@@ -158,21 +166,23 @@ def _from_record(path: Path) -> Finding | None:
     record = read_record(path)
     if record is None or not isinstance(record["input"].get("path"), str):
         return None
-    notes = [str(note) for note in record.get("notes", [])]
+    told, sha256 = record.get("notes"), record["input"].get("sha256")
+    notes = [str(note) for note in told] if isinstance(told, list) else []
     try:
         quality = recorded_quality(record)
+        quality = quality if quality is not None and quality.scores else None
         volumes = {str(name): float(volume) for name, volume in record["volumes_mm3"].items()}
     except (TypeError, ValueError):
         return None
-    files = record.get("files", {})
-    names = [files[kind] for kind in ("labels", "labels_1mm") if kind in files]
+    files = table_in(record, "files")
+    names = [str(files[kind]) for kind in ("labels", "labels_1mm") if kind in files]
     labels = _find_labels(path, [Path(name).name for name in names])
     if labels is None:
         notes.append("the label map is not where its record says")
     return Finding(
         scan=Path(record["input"]["path"]),
         labels=labels,
-        sha256=record["input"].get("sha256"),
+        sha256=sha256 if isinstance(sha256, str) else None,
         volumes_mm3=volumes,
         quality=quality,
         record=record,

@@ -16,7 +16,7 @@ from synthseg.inference.tables import write_text
 from synthseg.report.cohort_page import Row, outliers_first, row_of, write_cohort_page
 from synthseg.report.embed import Embedded, embed, prepare
 from synthseg.report.findings import Finding, find_results, finding_of, structures_of
-from synthseg.report.html import require_page_tools
+from synthseg.report.html import printable, require_page_tools
 from synthseg.report.identity import Naming, identify
 from synthseg.report.page import Links, write_scan_page
 from synthseg.report.standing import Cohort
@@ -79,7 +79,10 @@ def write_folder_report(
     require_page_tools()
     findings = find_results(results)
     taken = {Path(COHORT_PAGE).stem}
-    identities = [identify(f.scan, f.sha256, i + 1, options.naming, taken) for i, f in enumerate(findings)]
+    identities = [
+        identify(f.scan, f.sha256, i + 1, options.naming, taken, results=f.labels or f.record_path)
+        for i, f in enumerate(findings)
+    ]
     cohort, cohort_of = _cohort(findings, options)
     rows = outliers_first([row_of(f, i, cohort) for f, i in zip(findings, identities, strict=True)])
     names = [f"{row.identity.id}.html" for row in rows]
@@ -116,11 +119,12 @@ def write_pair_report(scan: Path, labels: Path, page: Path, options: ReportOptio
     """
     require_page_tools()
     finding = replace(finding_of(scan, labels, options.protocols), scan=scan)
-    identity = identify(scan, finding.sha256, 1, options.naming, set())
+    identity = identify(scan, finding.sha256, 1, options.naming, set(), results=labels)
     cohort, cohort_of = _cohort([finding], options)
     embedded, notes = _embedded(finding, scan, options)
     write_scan_page(page, finding, identity, embedded, cohort=cohort, cohort_of=cohort_of, notes=notes)
-    return Report((page,), None, None, ())
+    hidden = ((identity.id, identity.scrub(notes[-1])),) if embedded is None else ()
+    return Report((page,), None, None, hidden)
 
 
 def _cohort(findings: Sequence[Finding], options: ReportOptions) -> tuple[Cohort, str]:
@@ -156,9 +160,12 @@ def _find_scan(finding: Finding, folder: Path | None) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def _embedded(finding: Finding, scan: Path, options: ReportOptions) -> tuple[Embedded, list[str]]:
+def _embedded(finding: Finding, scan: Path, options: ReportOptions) -> tuple[Embedded | None, list[str]]:
+    """The pictures of a pair, or none and why: faces are hidden by where the labels are, so without any nothing is shown."""
     assert finding.labels is not None
     labels = read_volume(finding.labels, labels=True)
+    if not options.whole_head and not labels.data.any():
+        return None, ["no picture: there is no label, so that nothing says where a face may be (see --whole-head)"]
     structures = structures_of(np.unique(labels.data).tolist(), finding.record, options.protocols)
     image, label_map, notes = prepare(read_volume(scan), labels, whole_head=options.whole_head)
     return embed(image, label_map, structures), list(notes)
@@ -170,5 +177,5 @@ def _write_key(path: Path, rows: Sequence[Row]) -> Path:
     writer.writerow(["id", "scan", "labels"])
     for row in sorted(rows, key=lambda row: str(row.finding.scan)):
         writer.writerow([row.identity.id, str(row.finding.scan), str(row.finding.labels or "n/a")])
-    write_text(path, text.getvalue())
+    write_text(path, printable(text.getvalue()))
     return path

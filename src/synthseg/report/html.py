@@ -39,7 +39,7 @@ def render(template: str, scripts: tuple[str, ...], *, viewer: bool = False, **v
     """
     codes = [static_text(name) for name in scripts]
     trusted = [*codes, static_text(NIIVUE)] if viewer else codes
-    return (
+    text = (
         _environment()
         .get_template(template)
         .render(
@@ -50,6 +50,12 @@ def render(template: str, scripts: tuple[str, ...], *, viewer: bool = False, **v
             **values,
         )
     )
+    return printable(text)
+
+
+def printable(text: str) -> str:
+    """The text with "?" for what is no Unicode, such as bytes in file names of another encoding."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def content_policy(scripts: list[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from synthseg.inference.tables import write_text
 from synthseg.report.embed import Embedded
-from synthseg.report.findings import Finding
+from synthseg.report.findings import Finding, table_in
 from synthseg.report.html import encoded, render
 from synthseg.report.identity import Identity
 from synthseg.report.standing import LEAST, OUTLYING, Cohort, Standing
@@ -98,18 +98,22 @@ def provenance_of(finding: Finding) -> list[tuple[str, str]]:
     rows = [("scan, SHA-256", finding.sha256 or "not known")]
     if not record:
         return [*rows, ("record", "none beside the label map: made by another program, or moved")]
-    settings: Mapping[str, Any] = record.get("settings", {})
+    settings = table_in(record, "settings")
     rows.append(("segmented", str(record.get("created", "not known"))))
-    for role, weights in settings.get("weights", {}).items():
+    every = table_in(settings, "weights")
+    for role in every:
+        weights = table_in(every, role)
         told = f"{weights.get('name')} ({weights.get('spacing_mm')} mm, SHA-256 {weights.get('sha256')})"
         rows.append((f"weights: {role}", told))
     for part in ("inference", "outputs", "quality"):
         if part in settings:
-            rows.append((f"settings: {part}", ", ".join(f"{k} {_plain(v)}" for k, v in settings[part].items())))
+            told = ", ".join(f"{k} {_plain(v)}" for k, v in table_in(settings, part).items())
+            rows.append((f"settings: {part}", told))
     rows.append(("ran on", ", ".join(str(record[key]) for key in ("device", "backend", "precision") if key in record)))
-    rows.append(("versions", ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items())))
+    rows.append(("versions", ", ".join(f"{name} {version}" for name, version in table_in(record, "versions").items())))
     if "timings_s" in record:
-        rows.append(("seconds", ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in record["timings_s"].items())))
+        timings = {k: v for k, v in table_in(record, "timings_s").items() if isinstance(v, int | float)}
+        rows.append(("seconds", ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in timings.items())))
     if record.get("peak_memory_mib") is not None:
         rows.append(("peak memory", f"{record['peak_memory_mib']} MiB"))
     return rows

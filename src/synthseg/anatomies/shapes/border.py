@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
-from synthseg.anatomies.shapes.field import LabelReader
+from synthseg.anatomies.shapes.field import LabelReader, smooth_noise
 from synthseg.anatomies.shapes.roles import BACKGROUND, ShapeRoles
 from synthseg.anatomies.shapes.tidy import filled
 
@@ -38,7 +38,9 @@ def move_border(
     spacing = np.asarray(spacing_mm, dtype=np.float64)
     csf = roles.mask(labels, "csf")
     away = distance_transform_edt(~inner if wanted > 0 else inner, sampling=spacing)
-    rank = gaussian_filter(away, _SMOOTH_MM / spacing) + _noise(labels.shape, spacing, rng)
+    rank = gaussian_filter(away, _SMOOTH_MM / spacing) + _NOISE_MM * smooth_noise(
+        labels.shape, _WAVES_MM / spacing, rng
+    )
     if wanted > 0:
         chosen = _lowest(rank, ~inner, wanted)
         if csf.any():
@@ -57,12 +59,6 @@ def _lowest(rank: np.ndarray, where: np.ndarray, count: int) -> np.ndarray:
     return chosen
 
 
-def _noise(shape: Sequence[int], spacing: np.ndarray, rng: torch.Generator) -> np.ndarray:
-    noise = torch.randn(tuple(shape), generator=rng, device=rng.device).cpu().numpy()
-    smooth = gaussian_filter(noise, _WAVES_MM / spacing, mode="reflect")
-    return np.asarray(_NOISE_MM * smooth / max(float(smooth.std()), 1e-9))
-
-
 def scale_head(labels: np.ndarray, factor: float) -> np.ndarray:
     """The whole map larger or smaller, about the middle of what it shows; nothing of it may leave the map.
 
@@ -72,8 +68,9 @@ def scale_head(labels: np.ndarray, factor: float) -> np.ndarray:
     """
     middle = [(int(at.min()) + int(at.max())) / 2 for at in np.nonzero(labels)]
     scale = factor ** (1 / 3)
+    # What reaches the map's border ends half a voxel beyond the last voxel's centre.
     lines = [(np.arange(n) - m) / scale + m for n, m in zip(labels.shape, middle, strict=True)]
-    outside = [(line < 0) | (line > n - 1) for line, n in zip(lines, labels.shape, strict=True)]
+    outside = [(line < -0.5) | (line > n - 0.5) for line, n in zip(lines, labels.shape, strict=True)]
     result = LabelReader(labels).at([np.asarray(p, dtype=np.float32) for p in np.meshgrid(*lines, indexing="ij")])
     beyond = outside[0][:, None, None] | outside[1][None, :, None] | outside[2][None, None, :]
     return np.where(beyond, labels.dtype.type(0), result)

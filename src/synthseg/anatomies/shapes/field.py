@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
-from scipy.ndimage import map_coordinates
+import torch
+from scipy.ndimage import gaussian_filter, map_coordinates
 
 _CORNERS = tuple(product((0, 1), repeat=3))
 
@@ -81,6 +82,19 @@ def composed(displacement_mm: np.ndarray, step_mm: np.ndarray, spacing_mm: np.nd
     back = [axis - step / float(s) for axis, step, s in zip(axes, step_mm, spacing_mm, strict=True)]
     read = [map_coordinates(part, back, order=1, mode="nearest", output=np.float32) for part in displacement_mm]
     return np.stack(read) - step_mm
+
+
+def smooth_noise(shape: Sequence[int], sigma: np.ndarray, rng: torch.Generator) -> np.ndarray:
+    """A smooth random field of mean 0 and standard deviation 1; zeros where the shape is too small for it to differ.
+
+    Args:
+        sigma: [3] of the smoothing, in voxels.
+    """
+    noise = torch.randn(tuple(shape), generator=rng, device=rng.device).cpu().numpy().astype(np.float64)
+    smooth = gaussian_filter(noise, sigma, mode="reflect")
+    spread = float(smooth.std())
+    # On a shape much smaller than sigma all that is left are the filter's rounding errors.
+    return np.asarray((smooth - smooth.mean()) / spread if spread > 1e-9 else np.zeros(smooth.shape))
 
 
 class LabelReader:

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from synthseg.anatomies.made import Row, content_code, read_rows, refuse_clashes, refuse_others, write_rows
+from synthseg.anatomies.shapes.kinds import check_severity
 from synthseg.anatomies.shapes.spec import Edit, ShapeSpec
 from synthseg.anatomies.shapes.versions import edit, vary
 from synthseg.configs import config_to_dict
 from synthseg.errors import OutputError, SynthsegError
-from synthseg.files import atomic_file
+from synthseg.files import require_writable
 from synthseg.labels.protocol import LabelProtocol
 
+if TYPE_CHECKING:
+    from synthseg.volumes import Volume
+
 TABLE = "shapes.tsv"
-_COLUMNS = ("map", "source", "kind", "severity", "reached", "before_mm3", "after_mm3", "seed", "settings")
+_NUMBERS = ("severity", "reached", "before_mm3", "after_mm3")
+_COLUMNS = ("map", "source", "inputs", "kind", *_NUMBERS, "seed", "settings")
+_MAKING = 2  # changed whenever the same settings make other maps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +40,15 @@ class ShapeJob:
     seed: int = 0
     keep_original: bool = False  # a copy beside the versions, so that the folder is all that a bank needs
 
+    def __post_init__(self) -> None:
+        if self.change is not None:
+            check_severity(*self.change)
+
     @property
     def settings(self) -> str:
-        """What versions depend on beside the seed, as a short code."""
-        named = f"{self.protocol.to_rows()} {config_to_dict(self.spec)} {self.change}"
-        return f"{zlib.crc32(named.encode()):08x}"
+        """What versions depend on beside their map, their number and the seed, as a short code."""
+        made = config_to_dict(self.spec) if self.change is None else self.change
+        return f"{zlib.crc32(f'{_MAKING} {self.protocol.to_rows()} {made}'.encode()):08x}"
 
 
 @dataclass(frozen=True)
@@ -54,31 +64,38 @@ def shape_files(files: Sequence[Path], folder: Path, job: ShapeJob, *, overwrite
     """Write versions ``NAME_shape-01.nii.gz``, ... of label maps and ``shapes.tsv``, yielding each as it is written.
 
     A version depends on the seed, the map's name and its number alone. Versions that are there, and in the table with
-    the same seed, are kept: a batch that was stopped goes on.
+    the same map, seed and settings, are kept: a batch that was stopped goes on. Rows of other maps stay.
 
     Args:
         overwrite: make them anew.
-    Raises: OutputError for two maps of one name, a folder whose inputs would be replaced, a version that the table does
-        not know, or one that was made with other settings; LabelError, VolumeError and ConfigError naming a file.
+    Raises: OutputError for two maps of one name, versions beside the maps they are made of, a version that the table
+        does not know, or one that was made of something else; LabelError, VolumeError and ConfigError naming a file.
     """
     targets = _targets(files, folder, job)
-    rows = {} if overwrite else _read_table(folder / TABLE)
-    _refuse_strangers(targets, rows, job, overwrite)
+    rows = _read_table(folder / TABLE, overwrite)
+    facts = {file: _facts(file, job) for file in files}
+    if not overwrite:
+        first = {name: found[0] for name, found in rows.items()}
+        for file, paths in targets.items():
+            refuse_others(paths, first, facts[file], table=TABLE)
+    require_writable(folder)
     for file in files:
         for number, path in enumerate(targets[file], start=0 if job.keep_original else 1):
-            known = rows.get(path.name)
-            if path.exists() and known is not None and not overwrite:
-                yield ShapeMap(path, _edits(known), True)
+            if path.exists() and not overwrite:
+                yield ShapeMap(path, _edits(rows[path.name], folder / TABLE), True)
                 continue
-            edits = _make(file, path, job, number)
-            rows[path.name] = _rows(path, file, job, edits)
+            volume, edits = _make(file, job, number)
+            if path.is_file():  # before its rows change: see anatomies/made.py
+                path.unlink()
+            rows[path.name] = _rows(path, facts[file], edits)
             _write_table(folder / TABLE, rows)
+            _write(volume, path, file)
             yield ShapeMap(path, edits, False)
 
 
-def _make(file: Path, path: Path, job: ShapeJob, number: int) -> tuple[Edit, ...]:
+def _make(file: Path, job: ShapeJob, number: int) -> tuple[Volume, tuple[Edit, ...]]:
     """One version; number 0 is the map itself."""
-    from synthseg.volumes import Volume, from_ras, read_volume, strip_extension, to_ras, write_volume
+    from synthseg.volumes import Volume, from_ras, read_volume, strip_extension, to_ras
 
     given = read_volume(file, labels=True)
     own, orientation = to_ras(given)
@@ -94,9 +111,13 @@ def _make(file: Path, path: Path, job: ShapeJob, number: int) -> tuple[Edit, ...
             edits = draw.edits
     except SynthsegError as error:
         raise type(error)(f"{file}: {error.subject}", found=error.found, fix=error.fix) from error
-    data = np.ascontiguousarray(from_ras(labels, orientation))
-    write_volume(Volume(data, given.affine), path, header_like=file)
-    return edits
+    return Volume(np.ascontiguousarray(from_ras(labels, orientation)), given.affine), edits
+
+
+def _write(volume: Volume, path: Path, file: Path) -> None:
+    from synthseg.volumes import write_volume
+
+    write_volume(volume, path, header_like=file)
 
 
 def _targets(files: Sequence[Path], folder: Path, job: ShapeJob) -> dict[Path, list[Path]]:
@@ -110,35 +131,17 @@ def _targets(files: Sequence[Path], folder: Path, job: ShapeJob) -> dict[Path, l
         names = [f"{stem}_shape-{number:02d}.nii.gz" for number in range(1, count + 1)]
         targets[file] = [folder / name for name in ([f"{stem}.nii.gz"] if job.keep_original else []) + names]
     taken = [path for paths in targets.values() for path in paths]
-    twice = next((path for path in taken if taken.count(path) > 1), None)
-    if twice is not None:
-        raise OutputError(twice, found="several label maps that would get this name", fix="vary them one by one")
-    if {path.resolve() for path in taken} & {file.resolve() for file in files}:
-        raise OutputError(folder, found="the label maps themselves", fix="choose another folder")
+    refuse_clashes(taken, folder, files, what="the label maps", verb="vary")
     return targets
 
 
-def _refuse_strangers(
-    targets: dict[Path, list[Path]], rows: dict[str, list[dict[str, str]]], job: ShapeJob, overwrite: bool
-) -> None:
-    """Files and rows that another run has made must not pass for this one's."""
-    if overwrite:
-        return
-    for path in (path for paths in targets.values() for path in paths):
-        known = rows.get(path.name)
-        if path.exists() and known is None:
-            found = f"an existing file that {TABLE} does not list"
-            raise OutputError(path, found=found, fix="choose another folder, or add --overwrite")
-        if known is not None and known[0]["seed"] != str(job.seed):
-            found = f"versions made with seed {known[0]['seed']}"
-            raise OutputError(path, found=found, fix="give that --seed, another folder, or --overwrite")
-        if known is not None and known[0]["settings"] != job.settings:
-            found = "versions made with other ranges, another change or another protocol"
-            raise OutputError(path, found=found, fix="give those, another folder, or --overwrite")
+def _facts(file: Path, job: ShapeJob) -> Row:
+    """What versions of this map are made of, as the table says it."""
+    return {"source": file.name, "inputs": content_code([file]), "seed": str(job.seed), "settings": job.settings}
 
 
-def _rows(path: Path, file: Path, job: ShapeJob, edits: tuple[Edit, ...]) -> list[dict[str, str]]:
-    start = {"map": path.name, "source": file.name, "seed": str(job.seed), "settings": job.settings}
+def _rows(path: Path, facts: Row, edits: tuple[Edit, ...]) -> list[Row]:
+    start = {"map": path.name, **facts}
     if not edits:
         return [start | {"kind": "none", "severity": "1", "reached": "1", "before_mm3": "", "after_mm3": ""}]
     return [
@@ -154,37 +157,21 @@ def _rows(path: Path, file: Path, job: ShapeJob, edits: tuple[Edit, ...]) -> lis
     ]
 
 
-def _edits(rows: list[dict[str, str]]) -> tuple[Edit, ...]:
-    return tuple(
-        Edit(row["kind"], *(float(row[key]) for key in ("severity", "reached", "before_mm3", "after_mm3")))
-        for row in rows
-        if row["kind"] != "none"
-    )
-
-
-def _read_table(path: Path) -> dict[str, list[dict[str, str]]]:
-    """Rows by map; nothing where there is no table."""
-    if not path.exists():
-        return {}
+def _edits(rows: list[Row], table: Path) -> tuple[Edit, ...]:
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise OutputError(path, found=f"no readable table ({error})", fix="remove it, or add --overwrite") from error
-    reader = csv.DictReader(io.StringIO(text), delimiter="\t")
-    found: dict[str, list[dict[str, str]]] = {}
-    for row in reader:
-        if set(row) != set(_COLUMNS) or None in row.values():
-            fix = "remove it, or add --overwrite"
-            raise OutputError(path, found=f"line {reader.line_num}: no row of {', '.join(_COLUMNS)}", fix=fix)
+        return tuple(Edit(row["kind"], *(float(row[key]) for key in _NUMBERS)) for row in rows if row["kind"] != "none")
+    except ValueError as error:
+        found = f"no numbers in the row of {rows[0]['map']} ({error})"
+        raise OutputError(table, found=found, fix="remove it, or add --overwrite") from error
+
+
+def _read_table(path: Path, overwrite: bool) -> dict[str, list[Row]]:
+    """Rows by map."""
+    found: dict[str, list[Row]] = {}
+    for row in read_rows(path, _COLUMNS, overwrite=overwrite):
         found.setdefault(row["map"], []).append(row)
     return found
 
 
-def _write_table(path: Path, rows: dict[str, list[dict[str, str]]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, _COLUMNS, delimiter="\t", lineterminator="\n")
-    writer.writeheader()
-    for name in sorted(rows):
-        writer.writerows(rows[name])
-    with atomic_file(path) as out:
-        out.write(text.getvalue().encode("utf-8"))
+def _write_table(path: Path, rows: dict[str, list[Row]]) -> None:
+    write_rows(path, _COLUMNS, (row for name in sorted(rows) for row in rows[name]))

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.ndimage import distance_transform_edt, gaussian_filter
+from scipy.ndimage import distance_transform_edt
 
-from synthseg.anatomies.shapes.field import CoarseGrid, LabelReader, composed, largest_slope
+from synthseg.anatomies.shapes.field import CoarseGrid, LabelReader, composed, largest_slope, smooth_noise
 from synthseg.anatomies.shapes.kinds import Growth
 from synthseg.anatomies.shapes.roles import BACKGROUND, ShapeRoles
 from synthseg.anatomies.shapes.solver import velocity_of
@@ -150,9 +150,7 @@ def _with_all(labels: np.ndarray, before: np.ndarray, positions: list[np.ndarray
 
 def _unevenness(grid: CoarseGrid, growth: Growth, rng: torch.Generator) -> np.ndarray:
     """A smooth random field around 1, by which some parts grow more than others."""
-    noise = torch.randn(grid.shape, generator=rng, device=rng.device).cpu().numpy()
-    smooth = gaussian_filter(noise, _UNEVEN_MM / grid.spacing_mm, mode="reflect")
-    return np.asarray(np.exp(growth.uneven * smooth / max(float(smooth.std()), 1e-9)), dtype=np.float32)
+    return np.exp(growth.uneven * smooth_noise(grid.shape, _UNEVEN_MM / grid.spacing_mm, rng)).astype(np.float32)
 
 
 def _velocity(

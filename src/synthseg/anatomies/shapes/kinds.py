@@ -5,9 +5,10 @@ Every kind's severity is one number, the factor on its structure's volume: 1 lea
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
-from synthseg.errors import UsageError
+from synthseg.errors import ConfigError, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,3 +94,11 @@ def kind_of(name: str) -> Kind:
     if name not in KINDS:
         raise UsageError("shapes: kind", found=repr(name), fix=f"give one of {', '.join(KINDS)}")
     return KINDS[name]
+
+
+def check_severity(kind: str, severity: float) -> None:
+    """Raises: ConfigError for a severity out of the kind's range; UsageError for an unknown kind."""
+    known = kind_of(kind)
+    if not (math.isfinite(severity) and known.lowest <= severity <= known.highest):
+        fix = f"give a factor of {known.lowest:g} to {known.highest:g} on the volume of: {known.structure}"
+        raise ConfigError(f"shapes: severity of {kind}", found=f"{severity:g}", fix=fix)

@@ -11,7 +11,7 @@ import torch
 from synthseg.anatomies.shapes.border import largest_size, move_border, scale_head
 from synthseg.anatomies.shapes.callosum import find_callosum, thin_callosum
 from synthseg.anatomies.shapes.growth import MARGIN_MM, grow
-from synthseg.anatomies.shapes.kinds import KINDS, kind_of
+from synthseg.anatomies.shapes.kinds import KINDS, check_severity, kind_of
 from synthseg.anatomies.shapes.roles import ShapeRoles
 from synthseg.anatomies.shapes.spec import Edit, ShapeDraw, ShapeSpec
 from synthseg.anatomies.shapes.tidy import without_specks
@@ -19,6 +19,7 @@ from synthseg.errors import ConfigError, LabelError, ShapeError
 from synthseg.labels.protocol import LabelProtocol
 
 _NEAR = 0.1  # of the volume's logarithm: how far a change by name may miss its severity
+_LEAST = 0.005  # a smaller share is no change
 _ROOM_MM = 24.0  # around the brain: beyond what moves and what is filled
 
 
@@ -46,9 +47,18 @@ def edit(
     changed, made = _edited(labels, spacing_mm, _checked(labels, protocol), kind, severity, rng)
     missed = abs(math.log(max(made.reached, 1e-3) / max(severity, 1e-3)))
     if missed > _NEAR and not (kind == "callosum" and abs(made.reached - severity) < _NEAR):
-        fix = f"give a factor nearer to 1: {made.reached:.2f} is what the other tissues leave room for"
+        fix = _instead(kind, severity, made.reached)
         raise ConfigError(f"shapes: severity of {kind}", found=f"{severity:g}", fix=fix)
     return changed, made
+
+
+def _instead(kind: str, severity: float, reached: float) -> str:
+    """What to do about a severity that a map does not reach."""
+    if abs(reached - 1) < _LEAST:
+        return f"leave the kind '{kind}' out for this map: nothing in it gives way"
+    if min(1.0, severity) < reached < max(1.0, severity):
+        return f"give a factor nearer to 1: {reached:.2f} is what the other tissues leave room for"
+    return f"leave the kind '{kind}' out: the map's voxels are too coarse, the nearest they hold is {reached:.2f}"
 
 
 def vary(
@@ -88,9 +98,7 @@ def _edited(
     labels: np.ndarray, spacing_mm: Sequence[float], roles: ShapeRoles, kind: str, severity: float, rng: torch.Generator
 ) -> tuple[np.ndarray, Edit]:
     known = kind_of(kind)
-    if not (math.isfinite(severity) and known.lowest <= severity <= known.highest):
-        fix = f"give a factor of {known.lowest:g} to {known.highest:g} on the volume of: {known.structure}"
-        raise ConfigError(f"shapes: severity of {kind}", found=f"{severity:g}", fix=fix)
+    check_severity(kind, severity)
     box = _head_box(labels, severity) if kind == "size" else _box(labels, spacing_mm, roles)
     part = labels[box]
     before = volume_of(part, spacing_mm, roles, kind)

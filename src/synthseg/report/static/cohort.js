@@ -8,24 +8,31 @@
 
   // Where the browser keeps nothing (private windows, strict settings), decisions last as long as the page.
   let kept = true;
-  let decisions = {};
+  const decisions = new Map();
   try {
-    decisions = JSON.parse(localStorage.getItem(data.key) || "{}") || {};
+    for (const [id, key] of Object.entries(data.keys)) {
+      const made = JSON.parse(localStorage.getItem(key) || "null");
+      if (made) decisions.set(id, made);
+    }
   } catch (error) {
     kept = false;
   }
-  function keep() {
+  function keep(id) {
     try {
-      localStorage.setItem(data.key, JSON.stringify(decisions));
+      if (decisions.has(id)) localStorage.setItem(data.keys[id], JSON.stringify(decisions.get(id)));
+      else localStorage.removeItem(data.keys[id]);
     } catch (error) {
       kept = false;
     }
+    warn();
+  }
+  function warn() {
     if (!kept) $("message").textContent = "this browser does not keep decisions: export them before you leave";
   }
 
   function showDecision(row) {
     const cell = row.querySelector(".decision");
-    const made = decisions[row.dataset.id];
+    const made = decisions.get(row.dataset.id);
     cell.textContent = "";
     cell.dataset.sort = made ? made.decision : "";
     if (made) {
@@ -36,7 +43,7 @@
     }
   }
   function showProgress() {
-    const made = rows().map((row) => decisions[row.dataset.id]).filter(Boolean);
+    const made = rows().map((row) => decisions.get(row.dataset.id)).filter(Boolean);
     const accepted = made.filter((one) => one.decision === "accept").length;
     $("progress").textContent = `decided: ${made.length} of ${rows().length} (${accepted} accepted, ${made.length - accepted} rejected)`;
   }
@@ -71,13 +78,13 @@
   function nextOpen() {
     const all = rows();
     const from = chosen ? all.indexOf(chosen) + 1 : 0;
-    choose([...all.slice(from), ...all.slice(0, from)].find((row) => !decisions[row.dataset.id]));
+    choose([...all.slice(from), ...all.slice(0, from)].find((row) => !decisions.has(row.dataset.id)));
   }
   function decide(decision) {
     if (!chosen) return;
-    if (decision) decisions[chosen.dataset.id] = { decision, at: new Date().toISOString() };
-    else delete decisions[chosen.dataset.id];
-    keep();
+    if (decision) decisions.set(chosen.dataset.id, { decision, at: new Date().toISOString() });
+    else decisions.delete(chosen.dataset.id);
+    keep(chosen.dataset.id);
     showDecision(chosen);
     showProgress();
     if (decision) step(1);
@@ -88,7 +95,7 @@
     const lines = [["id", "decision", "decided_at", "verdict", "reasons"]];
     const inOrder = rows().sort((one, other) => one.dataset.order - other.dataset.order);
     for (const row of inOrder) {
-      const made = decisions[row.dataset.id] || { decision: "n/a", at: "n/a" };
+      const made = decisions.get(row.dataset.id) || { decision: "n/a", at: "n/a" };
       const reasons = [...row.cells[6].children].map((part) => part.textContent).join("; ");
       lines.push([row.dataset.id, made.decision, made.at, row.cells[2].textContent, reasons || "n/a"]);
     }
@@ -142,5 +149,5 @@
   rows().forEach(showDecision);
   showProgress();
   choose(rows()[0]);
-  if (!kept) keep();
+  warn();
 })();
