@@ -151,7 +151,14 @@ def test_names_that_are_not_built_as_the_standard_has_them_are_no_scans(tmp_path
     reasons = {one.path.name: one.why for one in find_scans(root).left_out}
     assert sorted(reasons) == sorted(
         f"{name}.nii.gz"
-        for name in ("sub-1_acq-a_acq-b_T1w", "sub-1_acq-_T1w", "sub-2_ses-2_T1w", "sub-1_T1w", "brain")
+        for name in (
+            "sub-1_acq-a_acq-b_T1w",
+            "sub-1_acq-_T1w",
+            "sub-2_ses-2_T1w",
+            "sub-1_T1w",
+            "sub-1_T1w_brain",
+            "brain",
+        )
     )
     assert "another subject or session" in reasons["sub-2_ses-2_T1w.nii.gz"]
     assert "not built as BIDS has it" in reasons["brain.nii.gz"]

@@ -13,10 +13,10 @@ import pytest
 
 from cohort_run_helpers import Script, make_jobs
 from inference_helpers import coarse_scan, save_random_weights
-from synthseg.cohort import coordinate
+from synthseg.cohort import coordinate, slurm
 from synthseg.cohort.ledger import Ledger
 from synthseg.cohort.slurm import ArrayOptions, array_script
-from synthseg.cohort.work import Described
+from synthseg.cohort.work import Described, Job, Report
 from synthseg.errors import UsageError
 
 Command = Callable[..., tuple[int, str, str]]
@@ -48,7 +48,8 @@ def test_a_run_ends_with_counts_places_and_what_to_cite(tmp_path: Path, script: 
     assert out.startswith("4 scan(s): 3 done, 1 failed\n  failed: s2 (1 attempt(s)): ")
     code, out, err = command("cohort", "run", tmp_path / "in", "-o", tmp_path / "out", "--quiet")
     assert (code, len(script.given)) == (1, 4)
-    assert "0 scan(s) done in 0 s, 3 done before, 1 failed" in out
+    assert out.startswith("0 scan(s) done in ")
+    assert ", 3 done before, 1 failed" in out
     code, out, err = command("cohort", "retry", tmp_path / "out")
     assert (code, script.given[-1]) == (0, "s2")
     assert "1 scan(s) done" in out
@@ -91,6 +92,12 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, script: Script, command: Comma
         (["--dask-option", "queue"], "--dask-option: found 'queue'. Fix: write it as key=value"),
         (["--dask-option", "queue=long"], "--dask-option: found without --dask"),
         (["--repeat", "1"], "repeat"),
+        (["--dask", "local:2", "--limit", "5"], "--limit: found together with --dask"),
+        (["--dask", "local:2", "--dask-option", "queue=long"], "--dask-option: found together with --dask local:2"),
+        (["--dask", "tcp://node7:1", "--workers", "3"], "--workers: found together with --dask tcp://node7:1"),
+        (["--dask-wait", "5"], "--dask-wait: found without --dask"),
+        (["--mode", "fast", "--robust"], "--mode fast: found together with the short form of robust"),
+        (["--participants", "nowhere.tsv"], "nowhere.tsv: found no readable table"),
     ],
 )
 def test_wrong_options_are_refused_before_anything_is_made(
@@ -127,9 +134,68 @@ def test_an_array_script_is_one_that_a_shell_takes(tmp_path: Path) -> None:
     subprocess.run(["bash", "-u", str(tmp_path / "array.sh")], env=environment, check=True)
     calls = (tmp_path / "calls").read_text()
     assert "sbatch|--job-name=synthseg-collect|--dependency=afterany:42|" in calls
-    assert f"synthseg|cohort|part|{place}|--part|0|--of|7|--threads|2|" in calls
+    assert f"synthseg|cohort|part|{place}|--part|0|--of|7|--threads|2|--draw|42|" in calls
     with pytest.raises(UsageError, match="hours: found 0"):
         ArrayOptions(hours=0)
+
+
+def test_short_forms_say_the_mode_and_a_report_and_segs_are_made_as_asked(
+    tmp_path: Path, script: Script, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from synthseg.cli import cohort as cli
+    from synthseg.cli import cohort_told
+    from synthseg.cohort import dicom_seg
+
+    make_jobs(tmp_path, 2)
+    (tmp_path / "in" / "s1_source.json").write_text("{}")  # as beside a scan that was converted from DICOM
+    pages: list[Path] = []
+    monkeypatch.setattr(dicom_seg, "require_highdicom", lambda: None)
+    monkeypatch.setattr(cli, "require_report", lambda _: None)
+    monkeypatch.setattr(cohort_told, "write_report", pages.append)
+    out = tmp_path / "out"
+    asked = ("cohort", "run", tmp_path / "in", "-o", out, "--fast", "--robust")
+    assert command(*asked, "--dicom-seg", "--report")[0] == 0
+    assert pages == [out]
+    with Ledger(out) as ledger:
+        settings, files = ledger.settings(), {row.job.subject: row.job.files for row in ledger.rows()}
+    assert (settings.mode, settings.after) == ("robust-fast", "synthseg.cohort.dicom_seg:write_for")
+    assert settings.outputs.color_table
+    assert "dicom_seg" not in files["s0"]
+    assert files["s1"]["dicom_seg"] == out / "s1_synthseg.dcm"
+    files["s1"]["dicom_seg"].unlink()
+    script.given.clear()
+    assert command(*asked, "--dicom-seg")[0] == 0
+    assert script.given == ["s1"]  # it is missed like any other file
+
+
+def test_tasks_of_one_array_divide_scans_alike_whatever_has_been_collected(
+    tmp_path: Path, script: Script, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {f"s{i}" for i in range(9)}
+    make_jobs(tmp_path, 9)
+    script.fates = {name: ["failed"] for name in names}
+    assert command("cohort", "run", tmp_path / "in", "-o", tmp_path / "out")[0] == 1
+    with Ledger(tmp_path / "out") as ledger:
+        ledger.put_back(names, why="tried again")
+
+    class Hand:
+        def __init__(self, *_: object, **__: object) -> None: ...
+        def do(self, job: Job) -> Report:
+            return Report(subject=job.subject, status="done")
+
+    monkeypatch.setattr(slurm, "Workman", Hand)
+
+    def share(part: int, draw: str) -> list[str]:
+        return [report.subject for report in slurm.do_part(tmp_path / "out", part, 3, draw=draw)]
+
+    shares = [share(part, "41") for part in range(3)]
+    assert sorted(name for one in shares for name in one) == sorted(names)
+    assert [len(one) for one in shares] == [3, 3, 3]
+    assert [share(part, "42") for part in range(3)] != shares
+    with Ledger(tmp_path / "out") as ledger, ledger.together():
+        for name in shares[0]:
+            ledger.hand_out(name)  # done meanwhile
+    assert [share(part, "41") for part in range(3)] == [[], *shares[1:]]
 
 
 @pytest.mark.slow

@@ -7,41 +7,21 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from cohort_run_helpers import make_jobs
+from cohort_worker import act
 from synthseg.cohort import Place, Settings, coordinate, run
 from synthseg.cohort.ledger import Ledger
 from synthseg.cohort.progress import Silent
 from synthseg.cohort.work import Described, Job, Report
-from synthseg.errors import UsageError
+from synthseg.errors import SynthsegError, UsageError
 
 distributed = pytest.importorskip("distributed")
 
 from synthseg.cohort import dask_run  # noqa: E402
 from synthseg.cohort.dask_run import Cluster, DaskCrew, plain, share_of_threads, start_cluster  # noqa: E402
-
-
-def act(_how: Any, job: dict[str, Any], _overwrite: bool) -> dict[str, Any]:
-    """In place of segmenting: what happens to a scan is in its name."""
-    subject, record = job["subject"], Path(job["files"]["record"])
-    stamp = {"bytes": Path(job["source"]).stat().st_size, "mtime_ns": Path(job["source"]).stat().st_mtime_ns}
-    content = {"input": {**stamp, "sha256": "x"}, "volumes_mm3": {"total intracranial": 1.0}}
-    told = {"subject": subject, "status": "done", "record": content, "worker": f"here:{os.getpid()}"}
-    if record.exists():  # a report that was lost with its worker; finished scans are skipped, as when segmenting
-        return told | {"status": "skipped"}
-    mark = record.with_name(f"{subject}.died")
-    if subject.startswith("once") and not mark.exists():
-        mark.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(0.02)
-    with record.with_name("calls.txt").open("a") as file:
-        file.write(f"{subject}\n")
-    for path in job["files"].values():
-        Path(path).write_text("{}")
-    return told
 
 
 class Watcher(Silent):
@@ -98,6 +78,14 @@ def test_threads_follow_the_cores_of_a_job() -> None:
     assert share_of_threads("slurm", {"cores": "8", "processes": "2"}, workers=5) == 4
     assert share_of_threads("local:1000", {}, workers=None) == 1
     assert share_of_threads("tcp://node7:8786", {}, workers=None) is None
+    with pytest.raises(UsageError, match="--dask-option: found cores=two"):
+        share_of_threads("slurm", {"cores": "two"}, workers=None)
+
+
+@pytest.mark.parametrize("where", ["local:0", "local:two", "local:"])
+def test_a_number_of_workers_that_is_none_is_refused(where: str) -> None:
+    with pytest.raises(UsageError, match=f"--dask: found {where}"):
+        start_cluster(where, {}, workers=2)
 
 
 @pytest.mark.parametrize(("where", "options"), [("nowhere", {}), ("slurm", {"no_such_option": "1"}), ("slurm", {})])
@@ -149,10 +137,11 @@ class OneWorkerLeft:
     """A client of a cluster of which little is left."""
 
     status, cluster = "running", None
+    workers: dict[str, int] = {"tcp://one": 1}  # noqa: RUF012 (replaced, not changed)
 
     def scheduler_info(self, n_workers: int) -> dict[str, dict[str, int]]:
         del n_workers
-        return {"workers": {"tcp://one": 1}}
+        return {"workers": self.workers}
 
 
 def test_workers_that_went_for_good_are_started_again_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,3 +157,37 @@ def test_workers_that_went_for_good_are_started_again_now_and_then(monkeypatch: 
     whole = DaskCrew(Cluster(OneWorkerLeft(), 1, lambda: mended.append(0.0)), Settings(), "d", threads=1)  # type: ignore[arg-type]
     whole.room()
     assert len(mended) == 1
+
+
+def test_a_cluster_without_workers_is_told_of_and_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds: list[float] = [0.0]
+    told: list[str] = []
+    monkeypatch.setattr(dask_run.time, "monotonic", lambda: seconds[0])
+    client = OneWorkerLeft()
+    crew = DaskCrew(Cluster(client), Settings(), "d", threads=1, patience_s=600, tell=told.append)  # type: ignore[arg-type]
+    assert crew.reports(0.0) == []
+    client.workers = {}
+    for second in range(0, 600, 5):
+        seconds[0] = float(second)
+        crew.reports(0.0)
+    assert [text.split(":")[0] for text in told] == [
+        f"no Dask worker for {said}" for said in ("60 s", "2 min", "4 min", "8 min")
+    ]
+    seconds[0] = 601.0
+    with pytest.raises(SynthsegError, match=r"--dask: found no worker for 10 min. Fix: .*--dask-wait"):
+        crew.reports(0.0)
+
+
+def test_a_scheduler_that_is_away_for_a_moment_ends_nothing() -> None:
+    client = OneWorkerLeft()
+
+    def away(n_workers: int) -> dict[str, dict[str, int]]:
+        raise OSError(n_workers)
+
+    client.scheduler_info = away  # type: ignore[method-assign]
+    crew = DaskCrew(Cluster(client), Settings(), "d", threads=1)  # type: ignore[arg-type]
+    assert crew.room() == 2
+    assert crew.reports(0.0) == []
+    client.status = "closed"
+    with pytest.raises(SynthsegError, match="a scheduler that is gone"):
+        crew.reports(0.0)

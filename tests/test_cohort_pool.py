@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import os
 import signal
@@ -58,7 +59,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coordinate, "load_segmenter", lambda *_, **__: None)
     monkeypatch.setattr(coordinate, "describe", lambda *_: Described({}, "d"))
 
-    def crew(_settings: Settings, _described: Described, place: Place) -> Crew:
+    def crew(_settings: Settings, _described: Described, place: Place, _tell: object) -> Crew:
         return small_pool(place.out, place.workers or 2, place.limit_s)
 
     monkeypatch.setattr(coordinate, "_crew", crew)
@@ -131,12 +132,17 @@ def test_a_scan_that_takes_too_long_is_given_up_with_its_worker(tmp_path: Path) 
 
 
 def test_workers_that_never_start_end_the_run_with_what_to_do(tmp_path: Path) -> None:
+    told: list[str] = []
     pool = small_pool(tmp_path, 2, None, "stillborn")
+    pool._say = told.append
     try:
         with pytest.raises(SynthsegError, match="workers: found 3 workers in every place that died before their first"):
-            listen_for(pool, 60)
+            listen_for(pool, 600)
     finally:
         pool.close()
+    assert [text.split(":")[0] for text in told] == [
+        f"a place for a worker (cpu) stays empty, {left} are left" for left in (1, 0)
+    ]
 
 
 KILLED = """
@@ -148,7 +154,7 @@ from synthseg.cohort.work import Described, Job
 from test_cohort_pool import small_pool
 coordinate.load_segmenter = lambda *_, **__: None
 coordinate.describe = lambda *_: Described({}, "d")
-coordinate._crew = lambda settings, described, place: small_pool(place.out, 2)
+coordinate._crew = lambda settings, described, place, tell: small_pool(place.out, 2)
 jobs = [Job.from_dict(job) for job in json.loads(Path(sys.argv[1]).read_text())]
 run(jobs, Settings(), Place(out=jobs[0].files["record"].parent))
 """
@@ -156,25 +162,25 @@ run(jobs, Settings(), Place(out=jobs[0].files["record"].parent))
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick")
-def test_a_coordinator_killed_at_any_moment_loses_nothing(tmp_path: Path) -> None:
-    jobs, out = named_jobs(tmp_path, [f"s{i}" for i in range(30)]), tmp_path / "out"
+def test_a_killed_coordinator_loses_nothing_and_its_workers_end(tmp_path: Path) -> None:
+    names, out = [*(f"s{i}" for i in range(4)), *(f"wait{i}" for i in range(4))], tmp_path / "out"
+    jobs = named_jobs(tmp_path, names)
     (tmp_path / "jobs.json").write_text(json.dumps([job.to_dict() for job in jobs]))
     command = [sys.executable, "-c", KILLED, str(tmp_path / "jobs.json"), str(WORKER.parent)]
     with subprocess.Popen(command) as process:
-        calls, deadline = out / "calls.txt", time.monotonic() + 120
-        while not (calls.exists() and len(calls.read_text().split()) > 4) and time.monotonic() < deadline:
+        while not all((out / f"wait{i}.begun").exists() for i in range(2)):
+            assert process.poll() is None
             time.sleep(0.01)
         process.kill()
-    time.sleep(0.3)  # its workers hear the end of their input
-    begun = len(calls.read_text().split())
+    with (out / "alive.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # its workers hear the end of their input, and are gone
     with Ledger(out) as ledger:
-        before = ledger.counts()
-    assert 0 < before["done"] < 30
-    assert before["running"] <= 2
+        assert ledger.counts() == {"waiting": 2, "running": 2, "done": 4, "failed": 0}
+    (out / "go").touch()
     counts = run(jobs, Settings(), Place(out=out, workers=2))
-    assert (counts.finished, counts.done) == (before["done"], 30 - before["done"])
+    assert (counts.finished, counts.done) == (4, 4)
     assert {row["state"] for row in rows_of(counts.table.tsv).values()} == {"done"}
-    assert len(calls.read_text().split()) == begun + counts.done  # what the ledger calls done was not done again
+    assert sorted((out / "calls.txt").read_text().split()) == sorted(names)  # each once
 
 
 def test_workers_share_devices_and_cores() -> None:
@@ -214,6 +220,6 @@ def test_the_pool_gives_what_the_segment_command_gives_and_refuses_other_weights
     pool = Pool(settings, f"not-{digest}", lay_out("cpu", 1, 1))
     try:
         with pytest.raises(UsageError, match=f"other weights or another version \\({digest}, not not-{digest}\\)"):
-            listen_for(pool, 120)
+            listen_for(pool, 600)
     finally:
         pool.close()

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cohort_run_helpers import VOLUMES, Runner, Script, make_jobs, run_script
@@ -81,6 +81,7 @@ def test_covariates_join_by_participant_with_or_without_sub(tmp_path: Path, run_
     [
         ("age\n3\n", "found the columns age"),
         ("participant_id\tage\nsub-1\t3\n1\t4\n", "two lines of participant 1"),
+        ("participant_id\tage\tage\n1\t3\t4\n", "two columns called age"),
         ("participant_id\tage\nsub-1\n", "1 cells in line 2, 2 in the header"),
     ],
 )
@@ -91,9 +92,57 @@ def test_participants_that_cannot_be_joined_are_refused(tmp_path: Path, text: st
         read_participants(path)
 
 
+@pytest.mark.parametrize(
+    ("cells", "values"),
+    [
+        (["1", "-2.5", "1e-3", ".5", "n/a", "NaN", ""], [1.0, -2.5, 1e-3, 0.5, None, None, None]),
+        (["007", "12"], ["007", "12"]),
+        (["1_2", "3"], ["1_2", "3"]),
+        (["inf", "3"], ["inf", "3"]),
+        (["1234567890123456789", "3"], ["1234567890123456789", "3"]),
+        (['"a', 'b"'], ['"a', 'b"']),
+    ],
+)
+def test_codes_stay_text_and_numbers_become_ones(tmp_path: Path, cells: list[str], values: list[object]) -> None:
+    path = tmp_path / "participants.tsv"
+    lines = [f"s{i}\t{cell}\n" for i, cell in enumerate(cells)]
+    path.write_text("participant_id\tx\n" + "".join(lines))
+    assert [row["x"] for row in read_participants(path).values()] == values
+
+
+def test_covariates_called_like_volumes_or_entities_replace_none(tmp_path: Path, run_script: Runner) -> None:
+    (job,) = make_jobs(tmp_path, 1)
+    participants = tmp_path / "participants.tsv"
+    participants.write_text("participant_id\tses\tleft hippocampus\tcode\n1\tx\t7\t20200131123\n")
+    jobs = [Job(job.source, job.subject, job.files, {"sub": "1", "ses": "a"})]
+    (row,) = read(run_script(jobs, tmp_path / "out", Script(), participants=participants).table.tsv)
+    assert (row["ses"], row["participant_ses"]) == ("a", "x")
+    assert (row["left hippocampus"], row["participant_left hippocampus"]) == ("4.25", "7")
+    assert row["code"] == "20200131123"
+
+
+def test_a_moved_scan_keeps_its_name_and_another_of_that_name_gets_its_own(tmp_path: Path, run_script: Runner) -> None:
+    out, names = tmp_path / "out", ("a", "b")
+    sources = [tmp_path / name / "T1.nii.gz" for name in names]
+    for source in sources:
+        source.parent.mkdir()
+        source.write_bytes(source.parent.name.encode())
+    run_script(plan_cohort([(source, {}) for source in sources], out, Outputs()), out, Script())
+    (tmp_path / "a").rename(tmp_path / "c")
+    (tmp_path / "b").rename(tmp_path / "d")
+    (tmp_path / "d" / "T1.nii.gz").write_bytes(b"x")
+    moved = [(tmp_path / name / "T1.nii.gz", {}) for name in "cd"]
+    jobs = plan_cohort(moved, out, Outputs())
+    assert [job.subject for job in jobs] == ["a_T1", "T1"]
+    script = Script()
+    assert run_script(jobs, out, script).finished == 1
+    assert script.given == ["T1"]
+
+
 PARTS = st.lists(st.sampled_from(["a", "b", "T1", "T2"]), min_size=2, max_size=4)
 
 
+@example(paths=[["a", "a"], ["a", "a", "a", "a"]], later=[["a", "a", "a"], ["b", "a"]])
 @given(paths=st.lists(PARTS, min_size=1, max_size=8), later=st.lists(PARTS, max_size=4))
 def test_names_differ_and_never_change_when_scans_join(paths: list[list[str]], later: list[list[str]]) -> None:
     first = list(dict.fromkeys(Path("/").joinpath(*p[:-1], f"{p[-1]}.nii.gz") for p in paths))
@@ -109,6 +158,8 @@ def test_names_differ_and_never_change_when_scans_join(paths: list[list[str]], l
 def test_scans_are_called_by_as_many_folders_as_tell_them_apart(tmp_path: Path) -> None:
     paths = [Path("/d/01/T1.nii.gz"), Path("/d/02/T1.nii.gz"), Path("/d/02/T2.mgz")]
     assert name_scans(paths, {}) == ["01_T1", "02_T1", "T2"]
+    alike = [Path("/d/a b.nii"), Path("/d/a-b.nii"), Path("/d/a/a.nii"), Path("/a.nii"), Path("/a/a.nii")]
+    assert len(set(name_scans(alike, {Path("/x"): "a_a"}))) == 5
     (tmp_path / "x_synthseg.nii.gz").touch()
     scans = [(tmp_path / "x.nii.gz", {}), (tmp_path / "x_synthseg.nii.gz", {})]
     with pytest.raises(UsageError, match="would replace a scan"):

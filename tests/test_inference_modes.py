@@ -59,7 +59,7 @@ def test_modes_are_configs_and_unknown_ones_are_refused():
     assert MODES["robust"] == DEFAULT
     published = replace(DEFAULT, flip=False, topology=False, smoothing_sigma_vox=0)  # reference 6.4
     assert MODES["robust-fast"] == published
-    assert list(MODES) == ["default", "fast", "robust", "robust-fast", "fetal-published"]
+    assert list(MODES) == ["default", "fast", "robust", "robust-fast", "fetal", "fetal-published"]
     with pytest.raises(ConfigError, match=r"mode: found 'robus'\. Fix: use one of default, fast, robust, robust-fast"):
         mode_config("robus")
 

@@ -49,6 +49,21 @@ def test_the_shipped_weights_find_the_structures_of_a_real_scan(name: str, tmp_p
     assert 30 <= len(scores.rows) <= 32
 
 
+@pytest.mark.parametrize(("name", "floor"), [("crl_24w", 0.68), ("wu_26w", 0.75)])
+def test_the_fetal_weights_find_the_tissues_of_fetuses_they_were_not_trained_on(
+    name: str, floor: float, tmp_path: Path, shared: Path
+) -> None:
+    folder = shared / "data" / "validation" / "fetal"
+    outputs = Outputs()
+    jobs = plan_jobs([folder / f"{name}_t2.nii.gz"], tmp_path, outputs)
+    result = run_batch(Segmenter(mode="fetal", device="cpu"), jobs, outputs)
+    assert [outcome.message for outcome in result.outcomes] == [""]
+    config = EvaluationConfig(protocol="feta", surface=False)
+    scores = evaluate_pair(jobs[0].files["labels"], folder / f"{name}_feta.nii.gz", config)
+    assert len(scores.rows) == 7
+    assert summarise(scores.rows).dice > floor  # 0.754 and 0.825 when they were shipped
+
+
 @pytest.mark.slow
 def test_robust_parcels_and_quality_of_a_real_scan_in_one_pass(shared: Path) -> None:
     folder = shared / "data" / "validation" / "oasis"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from synthseg.cli import cohort_options as o
-from synthseg.errors import UsageError
+from synthseg.cli.segment_inputs import require_report
 
 if TYPE_CHECKING:
-    from synthseg.cohort.coordinate import Counts, Place
+    from synthseg.cohort.coordinate import Counts
     from synthseg.cohort.work import Job, Settings
 
 INTERRUPTED = 130
@@ -28,7 +29,10 @@ cohort_app = typer.Typer(
 def run(
     scans: o.Scans,
     out: o.Out,
-    mode: o.Mode = "default",
+    mode: o.ModeOrNone = None,
+    fast: o.Fast = False,
+    robust: o.Robust = False,
+    series: o.Series = None,
     parc: o.Parc = False,
     ct: o.Ct = None,
     weights: o.WeightsNames = None,
@@ -45,6 +49,8 @@ def run(
     tissue_maps: o.TissueMaps = False,
     color_table: o.ColorTable = False,
     overlay: o.Overlay = False,
+    dicom_seg: o.DicomSeg = False,
+    report: o.Report = False,
     repeat: o.Repeat = 0,
     percentiles: o.Percentiles = None,
     device: o.Device = "auto",
@@ -55,6 +61,7 @@ def run(
     threads: o.Threads = None,
     dask: o.Dask = None,
     dask_option: o.DaskOption = None,
+    dask_wait: o.DaskWait = None,
     limit: o.Limit = None,
     participants: o.Participants = None,
     overwrite: o.Overwrite = False,
@@ -67,19 +74,27 @@ def run(
     A scan is done again when its file, the settings or the weights have changed, and told so. One that failed stays
     failed until then, or until `synthseg cohort retry`.
     """
-    settings = o.settings_from(locals())
-    place = _place(out, workers, threads, dask, dask_option, limit, participants, overwrite=overwrite)
-    jobs = _jobs(scans, out, settings, quiet=quiet or log_json)
+    given = dict(locals())
+    given["mode"] = mode = o.one_mode(mode, fast=fast, robust=robust)
+    settings = o.settings_from({**given, "color_table": color_table or dicom_seg})
+    if dicom_seg:
+        settings = o.with_dicom_seg(settings)
+    place = o.place_from(given)
+    if report:
+        require_report(out)
+    jobs, unusable = _jobs(scans, out, settings, given)
     if plan_only:
         _only_plan(jobs, settings, out)
         return
-    from synthseg.cli.cohort_told import listening, tell_end
+    from synthseg.cli.cohort_told import listening, needs_plus, tell_end, tell_report
     from synthseg.cohort.coordinate import run as run_cohort
 
     with listening(quiet=quiet, log_json=log_json) as listener:
         counts = run_cohort(jobs, settings, place, listener)
-    tell_end(counts, out, quiet=quiet, log_json=log_json, plus=parc or qc or mode.startswith("robust"))
-    _exit(counts)
+    tell_end(counts, out, quiet=quiet, log_json=log_json, plus=needs_plus(settings))
+    if report and not counts.interrupted and (counts.done or counts.finished):
+        tell_report(out, log_json=log_json)
+    _exit(counts, unusable)
 
 
 @cohort_app.command("retry")
@@ -89,19 +104,24 @@ def retry(
     threads: o.Threads = None,
     dask: o.Dask = None,
     dask_option: o.DaskOption = None,
+    dask_wait: o.DaskWait = None,
     limit: o.Limit = None,
     participants: o.Participants = None,
     quiet: o.Quiet = False,
     log_json: o.LogJson = False,
 ) -> None:
     """Do what is left, and what failed, with the settings of the last run."""
-    from synthseg.cli.cohort_told import listening, tell_end
+    given = dict(locals())
+    from synthseg.cli.cohort_told import listening, needs_plus, tell_end
     from synthseg.cohort.coordinate import retry as retry_cohort
+    from synthseg.cohort.ledger import Ledger
 
-    place = _place(out, workers, threads, dask, dask_option, limit, participants)
+    place = o.place_from(given)
+    with Ledger(out) as ledger:
+        settings = ledger.settings()
     with listening(quiet=quiet, log_json=log_json) as listener:
         counts = retry_cohort(place, listener)
-    tell_end(counts, out, quiet=quiet, log_json=log_json, plus=False)
+    tell_end(counts, out, quiet=quiet, log_json=log_json, plus=needs_plus(settings))
     _exit(counts)
 
 
@@ -170,6 +190,7 @@ def part(
     part: Annotated[int, typer.Option(min=0, help="Which share, from 0.")],
     of: Annotated[int, typer.Option(min=1, help="How many shares there are.")],
     threads: o.Threads = None,
+    draw: Annotated[str, typer.Option(help="The same for all shares: another text deals the scans anew.")] = "",
 ) -> None:
     """Do one share of what is left, as a task of the array script does. Writes results, not the ledger."""
     from synthseg.cli.process import prepare_process
@@ -178,7 +199,7 @@ def part(
     from synthseg.cohort.slurm import do_part
 
     failed = 0
-    for report in do_part(out, part, of, threads=threads):
+    for report in do_part(out, part, of, threads=threads, draw=draw):
         failed += report.status == "failed"
         typer.echo(f"{report.status}: {report.message if report.status == 'failed' else report.subject}")
     raise typer.Exit(1 if failed else 0)
@@ -199,57 +220,30 @@ def collect(out: o.Folder, participants: o.Participants = None) -> None:
     typer.echo(f"{state_of(out).sentence}; table in {written.tsv}")
 
 
-def _jobs(scans: list[str], out: Path, settings: Settings, *, quiet: bool) -> list[Job]:
+def _jobs(scans: list[str], out: Path, settings: Settings, given: Mapping[str, Any]) -> tuple[list[Job], int]:
+    """The jobs, and how many DICOM studies could not be used."""
+    from synthseg.cli.segment_inputs import tell_inputs
     from synthseg.cohort.inputs import gather
     from synthseg.cohort.naming import plan_cohort
 
-    found = gather(scans, out / "converted")
-    if not quiet:
-        for note in found.notes:
-            typer.echo(f"note: {note}", err=True)
-        if found.left_out:
-            typer.echo(f"note: left out {len(found.left_out)} file(s) or series, see {out / 'left_out.tsv'}", err=True)
-    if found.left_out:
-        from synthseg.files import atomic_file
-
-        with atomic_file(out / "left_out.tsv") as file:
-            file.write(found.table().encode())
-    for failed in found.failed:
-        typer.echo(f"failed: {failed.why}", err=True)
-    return plan_cohort([(scan.path, scan.entities) for scan in found.scans], out, settings.outputs)
+    found = gather(scans, out / "converted", series=given["series"])
+    tell_inputs(found, out, quiet=given["quiet"] or given["log_json"])
+    jobs = plan_cohort([(scan.path, scan.entities) for scan in found.scans], out, settings.outputs)
+    return (_with_segs(jobs) if given["dicom_seg"] else jobs), len(found.failed)
 
 
-def _place(
-    out: Path,
-    workers: int | None,
-    threads: int | None,
-    dask: str | None,
-    dask_option: list[str] | None,
-    limit: float | None,
-    participants: Path | None,
-    *,
-    overwrite: bool = False,
-) -> Place:
-    from synthseg.cohort.coordinate import Place
+def _with_segs(jobs: list[Job]) -> list[Job]:
+    """Those that were converted from DICOM become a DICOM SEG, too; it is missed like any other file."""
+    from dataclasses import replace
 
-    options = {}
-    for given in dask_option or []:
-        key, separator, value = given.partition("=")
-        if not (key and separator):
-            raise UsageError("--dask-option", found=repr(given), fix="write it as key=value")
-        options[key] = value
-    if options and not dask:
-        raise UsageError("--dask-option", found="without --dask", fix="add --dask slurm, or pbs, sge, lsf")
-    return Place(
-        out=out,
-        workers=workers,
-        threads=threads,
-        dask=dask,
-        dask_options=options,
-        limit_s=limit * 60 if limit else None,
-        overwrite=overwrite,
-        participants=participants,
-    )
+    from synthseg.cohort.convert import source_note
+    from synthseg.cohort.dicom_seg import seg_file
+    from synthseg.cohort.work import LATER
+
+    return [
+        replace(job, files={**job.files, LATER: seg_file(job)[1]}) if source_note(job.source).exists() else job
+        for job in jobs
+    ]
 
 
 def _only_plan(jobs: list[Job], settings: Settings, out: Path) -> None:
@@ -261,8 +255,8 @@ def _only_plan(jobs: list[Job], settings: Settings, out: Path) -> None:
     typer.echo(f"{len(plan.todo)} of {len(jobs)} scan(s) to do; the plan is in {out}")
 
 
-def _exit(counts: Counts) -> None:
+def _exit(counts: Counts, unusable: int = 0) -> None:
     if counts.interrupted:
         raise typer.Exit(INTERRUPTED)
-    if counts.failed:
+    if counts.failed or unusable:
         raise typer.Exit(1)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from synthseg.cohort.coordinate import Place
     from synthseg.cohort.work import Settings
 
 Folder = Annotated[Path, typer.Argument(metavar="OUT", help="The folder that `cohort run -o` wrote to.")]
@@ -19,6 +21,19 @@ Scans = Annotated[
 ]
 
 Mode = Annotated[str, typer.Option(help="default, fast, robust or robust-fast: see synthseg segment --help.")]
+ModeOrNone = Annotated[
+    str | None, typer.Option("--mode", help="default, fast, robust or robust-fast: see synthseg segment --help.")
+]
+Fast = Annotated[bool, typer.Option("--fast", help="Short for --mode fast.")]
+Robust = Annotated[bool, typer.Option("--robust", help="Short for --mode robust; with --fast, robust-fast.")]
+Series = Annotated[
+    str | None,
+    typer.Option(help="Of DICOM studies: a series' number, part of its description, or all. Default: the best."),
+]
+DicomSeg = Annotated[
+    bool, typer.Option("--dicom-seg", help="Write a DICOM SEG on the source series, of scans that are DICOM.")
+]
+Report = Annotated[bool, typer.Option("--report", help="Write HTML pages of all results into OUT/report at the end.")]
 Parc = Annotated[bool, typer.Option("--parc", help="Divide the cortex into parcels.")]
 Ct = Annotated[bool | None, typer.Option("--ct/--no-ct", help="Scans are CT, or are not. Default: recognise it.")]
 WeightsName = Annotated[str, typer.Option(help="Name (see synthseg weights list) or path.")]
@@ -65,6 +80,14 @@ Dask = Annotated[
 DaskOption = Annotated[
     list[str] | None,
     typer.Option(metavar="KEY=VALUE", help="Of the jobs of slurm, pbs, sge, lsf: queue=long, memory=8GB, ..."),
+]
+DaskWait = Annotated[
+    float | None,
+    typer.Option(
+        metavar="MINUTES",
+        min=0.01,
+        help="Give up when there is no worker for so long. Default: 10; with slurm, pbs, sge, lsf a day.",
+    ),
 ]
 Limit = Annotated[
     float | None, typer.Option(metavar="MINUTES", min=0.01, help="Give up a scan that takes longer (not with --dask).")
@@ -126,6 +149,60 @@ def settings_from(given: Mapping[str, Any]) -> Settings:
         outputs=Outputs(structures=structures, **{name: given[name] for name in _OUTPUTS}),
         overlay_writer=writer,
         **{name: given[name] for name in _SAME},
+    )
+
+
+def one_mode(mode: str | None, *, fast: bool, robust: bool) -> str:
+    """The mode that ``--mode`` or its short forms ask for. Raises: UsageError if they say different things."""
+    from synthseg.errors import UsageError
+
+    short = "-".join(name for name, wanted in (("robust", robust), ("fast", fast)) if wanted)
+    if short and mode not in (None, short):
+        raise UsageError(f"--mode {mode}", found=f"together with the short form of {short}", fix="give only one")
+    return short or mode or "default"
+
+
+def with_dicom_seg(settings: Settings) -> Settings:
+    """Settings with a DICOM SEG after each scan. Raises: UsageError without the packages that write it."""
+    from synthseg.cohort.dicom_seg import require_highdicom
+
+    require_highdicom()
+    return replace(settings, after="synthseg.cohort.dicom_seg:write_for")
+
+
+def place_from(given: Mapping[str, Any]) -> Place:
+    """Where and on what a command's arguments, by name, let the work be done.
+
+    Raises: UsageError for options that do not go together: none is left out of account silently.
+    """
+    from synthseg.cohort.coordinate import Place
+    from synthseg.cohort.dask_run import QUEUES
+    from synthseg.errors import UsageError
+
+    options, dask = {}, given["dask"]
+    for pair in given["dask_option"] or []:
+        key, separator, value = pair.partition("=")
+        if not (key and separator):
+            raise UsageError("--dask-option", found=repr(pair), fix="write it as key=value")
+        options[key] = value
+    if options and dask not in QUEUES:
+        found = f"together with --dask {dask}" if dask else "without --dask"
+        raise UsageError("--dask-option", found=found, fix="add --dask slurm, or pbs, sge, lsf")
+    if given["dask_wait"] and not dask:
+        raise UsageError("--dask-wait", found="without --dask", fix="leave it out, or add --dask")
+    if dask and dask not in QUEUES and dask.partition(":")[0] != "local" and given["workers"]:
+        fix = "leave it out: a scheduler's workers are those that connect to it"
+        raise UsageError("--workers", found=f"together with --dask {dask}", fix=fix)
+    return Place(
+        out=given["out"],
+        workers=given["workers"],
+        threads=given["threads"],
+        dask=dask,
+        dask_options=options,
+        patience_s=given["dask_wait"] * 60 if given["dask_wait"] else None,
+        limit_s=given["limit"] * 60 if given["limit"] else None,
+        overwrite=given.get("overwrite", False),
+        participants=given["participants"],
     )
 
 

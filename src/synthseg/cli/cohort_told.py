@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from synthseg.cli.segment_inputs import write_report
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from synthseg.cohort.coordinate import Counts
     from synthseg.cohort.ledger import State
     from synthseg.cohort.progress import Listener, Tally
-    from synthseg.cohort.work import Job, Report
+    from synthseg.cohort.work import Job, Report, Settings
 
 MANY = 10  # failures that are listed at the end
 CITATION = (
@@ -78,6 +80,22 @@ def tell_end(counts: Counts, out: Path, *, quiet: bool, log_json: bool, plus: bo
         _say(CITATION + (f" {CITATION_PLUS}" if plus else ""))
 
 
+def needs_plus(settings: Settings) -> bool:
+    """Whether the second paper is to be cited, too."""
+    return settings.parcels or settings.quality or settings.mode.startswith("robust")
+
+
+def tell_report(out: Path, *, log_json: bool) -> None:
+    """Write pages of all results into ``OUT/report``, and say where they begin. Raises: as the report does."""
+    if not log_json:
+        write_report(out)
+        return
+    from synthseg.report.folder import ReportOptions, write_folder_report
+
+    made = write_folder_report(out, out / "report", ReportOptions())
+    _say(json.dumps({"event": "report", "pages": len(made.pages), "begin": str(made.cohort_page or made.pages[0])}))
+
+
 class _Bar:
     """A bar on a terminal, and failures above it (a :class:`synthseg.cohort.progress.Listener`)."""
 
@@ -87,8 +105,11 @@ class _Bar:
 
     def planned(self, tally: Tally, explained: Sequence[str]) -> None:
         for line in explained:
-            self.bar.console.print(f"note: {line}", markup=False, highlight=False)
+            self.note(line)
         self.tick(tally)
+
+    def note(self, text: str) -> None:
+        self.bar.console.print(f"note: {text}", markup=False, highlight=False)
 
     def begun(self, job: Job) -> None: ...
 

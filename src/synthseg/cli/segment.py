@@ -41,7 +41,8 @@ def segment(
         typer.Option(
             help="default; fast: no mirror averaging, no topology clean-up; robust: a chain of networks for scans "
             "that are noisy, blurred or of very low resolution (for good scans use default); robust-fast: both; "
-            "fetal-published: --weights merged and cleaned up as in the fetal extension."
+            "fetal: the seven tissues of a fetal brain; fetal-published: --weights merged and cleaned up as in the "
+            "fetal extension."
         ),
     ] = None,
     fast: Annotated[bool, typer.Option("--fast", help="Short for --mode fast.")] = False,
@@ -209,9 +210,9 @@ def segment(
     if (context.obj or {}).get("debug"):
         for outcome in result.failed:
             traceback.print_exception(outcome.error)
+    unwritten = write_segs(result) if dicom_seg else 0
     if report and not result.interrupted:
         write_report(out)
-    unwritten = write_segs(result) if dicom_seg else 0
     summarise(result, out, {"volumes": volumes, "quality": qc})
     if given.failed or unwritten:
         raise typer.Exit(1)

@@ -17,8 +17,9 @@ from synthseg.cohort.lease import Lease
 from synthseg.cohort.ledger import Ledger, State
 from synthseg.cohort.plan import Plan, make_plan, stamp_of
 from synthseg.cohort.progress import Listener, Silent, Tally
-from synthseg.cohort.tables import CohortTable, cohort_table
+from synthseg.cohort.tables import CohortTable, cohort_table, read_participants
 from synthseg.cohort.work import Described, Job, Report, Settings, describe, load_segmenter
+from synthseg.errors import UsageError
 from synthseg.files import require_writable
 
 MAX_LOSSES = 3  # workers that one scan may take with it
@@ -35,9 +36,12 @@ class Place:
             those of every worker.
         dask: instead of the pool: "local:N", the address of a scheduler, or "slurm", "pbs", "sge", "lsf", whose jobs
             ``dask_options`` describe.
-        limit_s: the pool gives up a scan that takes longer.
+        patience_s: how long a cluster may be without any worker before the run gives up
+            (:data:`synthseg.cohort.dask_run.PATIENCE_S`).
+        limit_s: the pool gives up a scan that takes longer; not with Dask.
         overwrite: do all scans again.
         participants: a table of covariates for the cohort's table.
+    Raises: UsageError for a limit with Dask, which cannot stop a scan.
     """
 
     out: Path
@@ -45,9 +49,14 @@ class Place:
     threads: int | None = None
     dask: str | None = None
     dask_options: Mapping[str, str] = field(default_factory=dict)
+    patience_s: float | None = None
     limit_s: float | None = None
     overwrite: bool = False
     participants: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.dask is not None and self.limit_s is not None:
+            raise UsageError("--limit", found="together with --dask", fix="leave it out; let jobs have a walltime")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +108,7 @@ def retry(place: Place, listener: Listener | None = None, *, failed: bool = True
 
     def of_ledger(ledger: Ledger) -> tuple[Sequence[Job], Settings]:
         if failed:
-            ledger.put_back([row.job.subject for row in ledger.rows("failed")], why="tried again")
+            ledger.put_back([row.job.subject for row in ledger.rows("failed")], why="tried again", forgiven=True)
         return [row.job for row in ledger.rows()], ledger.settings()
 
     return _run(place, listener, of_ledger)
@@ -119,6 +128,8 @@ def collect(jobs: Sequence[Job], settings: Settings, out: Path, *, failures: boo
 
 
 def _run(place: Place, listener: Listener | None, work: Callable[[Ledger], tuple[Sequence[Job], Settings]]) -> Counts:
+    if place.participants is not None:
+        read_participants(place.participants)  # what is wrong with it is told now, not after days of work
     require_writable(place.out)
     listener = listener or Silent()
     with Lease(place.out) as lease, Ledger(place.out, create=True) as ledger:
@@ -131,7 +142,7 @@ def _run(place: Place, listener: Listener | None, work: Callable[[Ledger], tuple
         shift = _Shift(lease, ledger, described, listener, tally, overwrite=place.overwrite)
         try:
             if plan.todo:
-                shift.work(plan, lambda: _crew(settings, described, place))
+                shift.work(plan, lambda: _crew(settings, described, place, listener.note))
         finally:
             table = cohort_table(place.out, place.participants)
         return Counts(
@@ -146,17 +157,18 @@ def _run(place: Place, listener: Listener | None, work: Callable[[Ledger], tuple
         )
 
 
-def _crew(settings: Settings, described: Described, place: Place) -> Crew:
+def _crew(settings: Settings, described: Described, place: Place, tell: Callable[[str], object]) -> Crew:
     if place.dask is not None:
-        from synthseg.cohort.dask_run import DaskCrew, share_of_threads, start_cluster
+        from synthseg.cohort.dask_run import DaskCrew, patience_of, share_of_threads, start_cluster
 
-        cluster = start_cluster(place.dask, place.dask_options, workers=place.workers)
         threads = place.threads or share_of_threads(place.dask, place.dask_options, workers=place.workers)
-        return DaskCrew(cluster, settings, described.digest, threads=threads)
+        patience_s = place.patience_s or patience_of(place.dask)
+        cluster = start_cluster(place.dask, place.dask_options, workers=place.workers)
+        return DaskCrew(cluster, settings, described.digest, threads=threads, patience_s=patience_s, tell=tell)
     from synthseg.cohort.pool import Pool, lay_out
 
     layout = lay_out(settings.device, place.workers, place.threads)
-    return Pool(settings, described.digest, layout, limit_s=place.limit_s)
+    return Pool(settings, described.digest, layout, limit_s=place.limit_s, tell=tell)
 
 
 class _Shift:
@@ -170,11 +182,13 @@ class _Shift:
         self.failures: list[Report] = []
         self._waiting: deque[Job] = deque()
         self._suspects: deque[Job] = deque()  # a worker died with each of them: they come last
-        self._losses: dict[str, int] = {}
+        self._losses: dict[str, int] = {}  # workers that scans took with them, also before a restart
         self._in_hand: dict[str, Job] = {}
 
     def work(self, plan: Plan, hire: Callable[[], Crew]) -> None:
-        self._waiting.extend(plan.todo)
+        self._losses = self.ledger.losses()
+        for job in plan.todo:
+            (self._suspects if job.subject in self._losses else self._waiting).append(job)
         with _interrupts() as interrupts:
             crew = hire()
             try:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from synthseg.cohort.crew import lost
+from synthseg.cohort.progress import duration
 from synthseg.cohort.work import Job, Report, Settings, Workman, refused
 from synthseg.engine.machine import usable_cores
 from synthseg.errors import SynthsegError, UsageError
@@ -26,6 +27,8 @@ AHEAD = 1  # jobs in flight for each worker beside the one it is at, so that non
 _LOOK_EVERY_S = 1.0  # at how many workers there are
 _MEND_EVERY_S = 30.0  # where workers are missing
 _SILENCE_S = 30.0  # without a scheduler: networks have hiccups
+_FIRST_WORD_S = 60.0  # without any worker; told again after twice as long, and so on
+PATIENCE_S = {"queue": 24 * 3600.0, "else": 600.0}  # without any worker: jobs may wait for a day in a queue
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ def start_cluster(where: str, options: Mapping[str, str], *, workers: int | None
             classes: queue, cores, memory, walltime, ...) and ``workers`` counts; or a scheduler's address.
     Raises: UsageError for another place, a wrong option, or a scheduler that does not answer.
     """
+    kind, number = _kind(where, workers)
     try:
         import dask
         from distributed import Client, LocalCluster
@@ -66,17 +70,16 @@ def start_cluster(where: str, options: Mapping[str, str], *, workers: int | None
         }
     )
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # of workers that come and go we tell ourselves
-    kind, _, number = where.partition(":")
     try:
         if kind == "local":
-            n = int(number) if number.isdecimal() else workers or 1
+            n = number
             cluster: Any = LocalCluster(
                 n_workers=n, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
             )
             return Cluster(Client(cluster), n, lambda: cluster.scale(n))
-        if kind in QUEUES and not number:
+        if kind in QUEUES:
             dask_jobqueue = _import_quietly("dask_jobqueue")
-            jobs = workers or 1
+            jobs = number
             given = {"cores": 1, "processes": 1, **{key: plain(value) for key, value in options.items()}}
             cluster = getattr(dask_jobqueue, QUEUES[kind])(**given)
             cluster.scale(jobs=jobs)
@@ -85,6 +88,20 @@ def start_cluster(where: str, options: Mapping[str, str], *, workers: int | None
     except (ImportError, TypeError, ValueError, OSError) as error:
         fix = f"use local:N, {', '.join(QUEUES)} with --dask-option, or a scheduler's address like tcp://node7:8786"
         raise UsageError(f"--dask {where}", found=f"no cluster there ({error})", fix=fix) from error
+
+
+def _kind(where: str, workers: int | None) -> tuple[str, int]:
+    """What a place is, "" for a scheduler's address, and how many processes or jobs are wanted there."""
+    kind, separator, number = where.partition(":")
+    if where in QUEUES:
+        return where, workers or 1
+    if kind != "local":
+        return "", 0
+    n = int(number) if number.isdecimal() else 0 if separator else workers or 1
+    if n < 1 or (separator and workers not in (None, n)):
+        found = where if n < 1 else f"{where} and {workers} workers"
+        raise UsageError("--dask", found=found, fix="use local:N, with N workers, at least 1")
+    return kind, n
 
 
 def _import_quietly(name: str) -> Any:
@@ -99,12 +116,19 @@ def _import_quietly(name: str) -> Any:
 
 def share_of_threads(where: str, options: Mapping[str, str], *, workers: int | None) -> int | None:
     """CPU threads of each worker where nobody has said: the cores of its job, its share of this machine, or unknown."""
-    kind, _, number = where.partition(":")
+    kind, number = _kind(where, workers)
     if kind in QUEUES:
-        return max(1, int(options.get("cores", 1)) // int(options.get("processes", 1)))
-    if kind == "local":
-        return max(1, usable_cores() // (int(number) if number.isdecimal() else workers or 1))
-    return None
+        cores, processes = options.get("cores", "1"), options.get("processes", "1")
+        if not (cores.isdecimal() and processes.isdecimal() and int(processes)):
+            found = f"cores={cores}, processes={processes}"
+            raise UsageError("--dask-option", found=found, fix="use whole numbers of at least 1")
+        return max(1, int(cores) // int(processes))
+    return max(1, usable_cores() // number) if kind else None
+
+
+def patience_of(where: str) -> float:
+    """Seconds that a run goes without any worker where nobody has said how long."""
+    return PATIENCE_S["queue" if where in QUEUES else "else"]
 
 
 def plain(text: str) -> Any:
@@ -129,21 +153,32 @@ class DaskCrew:
         cluster: its client is closed with the crew, and itself, if we started it. Workers that went for good, with a
             job whose time was over or a machine, are started again.
         threads: CPU threads of every worker; None leaves torch's choice.
+        patience_s: without any worker; then :meth:`reports` raises. ``tell`` hears of it before.
     """
 
-    def __init__(self, cluster: Cluster, settings: Settings, digest: str, *, threads: int | None) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        settings: Settings,
+        digest: str,
+        *,
+        threads: int | None,
+        patience_s: float = PATIENCE_S["else"],
+        tell: Callable[[str], object] = lambda _: None,
+    ) -> None:
         self._cluster, self._client, self._how = cluster, cluster.client, (settings.to_dict(), digest, threads)
         self._jobs: dict[str, tuple[Job, Future, float]] = {}
         self._finished: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._workers, self._looked, self._mended = 0, -_LOOK_EVERY_S, time.monotonic()
+        self._patience_s, self._say = patience_s, tell
+        self._seen, self._next_word_s = time.monotonic(), _FIRST_WORD_S  # a worker; when its absence is told
 
     @property
     def busy(self) -> int:
         return len(self._jobs)
 
     def room(self) -> int:
-        if time.monotonic() - self._looked >= _LOOK_EVERY_S:
-            self._look()
+        self._look()
         return max(0, (AHEAD + 1) * max(1, self._workers) - self.busy)
 
     def give(self, job: Job, *, overwrite: bool) -> None:
@@ -161,6 +196,7 @@ class DaskCrew:
             if self._client.status not in ("running", "connecting"):
                 fix = "start the scheduler and run the same command again: what is done stays done"
                 raise SynthsegError("--dask", found="a scheduler that is gone", fix=fix) from None
+            self._mind_absence()
             return found
 
     def recall(self) -> list[str]:
@@ -181,10 +217,32 @@ class DaskCrew:
                 cluster.close(timeout=5)
 
     def _look(self) -> None:
-        self._workers, self._looked = len(self._client.scheduler_info(n_workers=-1)["workers"]), time.monotonic()
+        if time.monotonic() - self._looked < _LOOK_EVERY_S:
+            return
+        self._looked = time.monotonic()
+        with contextlib.suppress(OSError):  # a scheduler that is away: `reports` says so when it stays away
+            self._workers = len(self._client.scheduler_info(n_workers=-1)["workers"])
         if self._workers < self._cluster.wanted and self._looked - self._mended >= _MEND_EVERY_S:
             self._mended = self._looked
             self._cluster.mend()
+
+    def _mind_absence(self) -> None:
+        """Say that there is no worker, and after a while give up."""
+        self._look()
+        if self._workers:
+            self._seen, self._next_word_s = time.monotonic(), _FIRST_WORD_S
+            return
+        absent_s = time.monotonic() - self._seen
+        if absent_s >= self._patience_s:
+            found = f"no worker for {duration(self._patience_s)}"
+            fix = "see that workers start and reach the scheduler, or allow longer with --dask-wait; what is done stays"
+            raise SynthsegError("--dask", found=found, fix=fix)
+        if absent_s >= self._next_word_s:
+            self._next_word_s = 2 * absent_s
+            self._say(
+                f"no Dask worker for {duration(absent_s)}: waiting; gives up after {duration(self._patience_s)} "
+                "(--dask-wait)"
+            )
 
     def _teller(self, subject: str) -> Callable[[Future], None]:
         return lambda _: self._finished.put(subject)

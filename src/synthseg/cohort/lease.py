@@ -99,6 +99,9 @@ class Lease:
                 with contextlib.suppress(FileExistsError):
                     os.link(grave, self.path)
             grave.unlink()
+        for half in self.path.parent.glob(f"{self.path.name}.*.part"):  # which the dead one was writing
+            with contextlib.suppress(OSError):
+                half.unlink()
 
     def _busy(self, held: str) -> UsageError:
         holder = _parse(held)

@@ -159,17 +159,29 @@ class Ledger:
                 "INSERT INTO scan (subject, place, source, entities, files, state, why) VALUES (?, ?, ?, ?, ?, ?, ?) "
                 "ON CONFLICT (subject) DO UPDATE SET source = excluded.source, entities = excluded.entities, "
                 "files = excluded.files, state = excluded.state, why = excluded.why, "
-                "losses = CASE excluded.state WHEN 'waiting' THEN 0 ELSE losses END",
+                # Those that still wait for the same reason keep their losses; who is put in the queue begins anew.
+                "losses = CASE WHEN excluded.state <> 'waiting' OR (state = 'waiting' AND why = excluded.why) "
+                "THEN losses ELSE 0 END",
                 ((*self._job(job, place + i), state, why) for i, (job, state, why) in enumerate(entries, start=1)),
             )
 
-    def put_back(self, subjects: Iterable[str] | None = None, *, why: str) -> int:
-        """Let scans wait again: those named, or all that a run which is gone left as running. Returns: how many."""
+    def put_back(self, subjects: Iterable[str] | None = None, *, why: str, forgiven: bool = False) -> int:
+        """Let scans wait again: those named, or all that a run which is gone left as running. Returns: how many.
+
+        Args:
+            forgiven: workers that those named took with them count no longer.
+        """
         with self._transaction() as db:
             if subjects is None:
                 return db.execute("UPDATE scan SET state = 'waiting', why = ? WHERE state = 'running'", (why,)).rowcount
-            sql = "UPDATE scan SET state = 'waiting', why = ?, losses = 0 WHERE subject = ?"
-            return db.executemany(sql, [(why, subject) for subject in subjects]).rowcount
+            sql = "UPDATE scan SET state = 'waiting', why = ?, losses = losses * ? WHERE subject = ?"
+            return db.executemany(sql, [(why, not forgiven, subject) for subject in subjects]).rowcount
+
+    def losses(self) -> dict[str, int]:
+        """Of the scans that wait, those that took workers with them, and how many; also in runs that are gone."""
+        with self._told():
+            sql = "SELECT subject, losses FROM scan WHERE state = 'waiting' AND losses > 0"
+            return dict(self._db.execute(sql).fetchall())
 
     def hand_out(self, subject: str) -> None:
         """A worker is about to get the scan; written down first, so that its loss is noticed."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from synthseg.cohort.ledger import LEDGER_NAME, Ledger
+from synthseg.cohort.ledger import LEDGER_NAME, Ledger, Row
+from synthseg.cohort.plan import stamp_of
 from synthseg.cohort.work import Job
 from synthseg.errors import UsageError
 from synthseg.inference.outputs import Outputs, output_files
+from synthseg.inference.record import describe_input
 from synthseg.volumes import strip_extension
 
 
@@ -32,11 +35,18 @@ def name_scans(sources: Sequence[Path], known: Mapping[Path, str]) -> list[str]:
         deepest = {source for source in open_ if depth >= len(source.parts) - 1}
         settled = [s for s in open_ if s in deepest or (often[proposed[s]] == 1 and proposed[s] not in taken)]
         for source in settled:
-            named[source] = proposed[source]
-        taken |= {proposed[source] for source in settled}
+            named[source] = _free(proposed[source], taken)
+            taken.add(named[source])
         open_ = [source for source in open_ if source not in named]
         depth += 1
     return [named[source] for source in sources]
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """The name, with a number behind it where all its folders do not tell it apart: ``a b`` from ``a-b``."""
+    if name not in taken:
+        return name
+    return next(numbered for n in itertools.count(2) if (numbered := f"{name}_{n}") not in taken)
 
 
 def _name(source: Path, depth: int) -> str:
@@ -45,8 +55,30 @@ def _name(source: Path, depth: int) -> str:
     return "_".join([*(folders[-depth:] if depth else []), strip_extension(source)]).replace(" ", "-")
 
 
+def _moved(sources: Sequence[Path], rows: Sequence[Row]) -> dict[Path, Path]:
+    """Of scans that the ledger does not know, those that it knows from a place where they are no longer."""
+    given = set(sources)
+    gone: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.job.source not in given:
+            gone.setdefault(row.job.source.name, []).append(row)
+    fresh = given - {row.job.source for row in rows}
+    moved: dict[Path, Path] = {}
+    for source in (source for source in sources if source in fresh and source.name in gone):
+        for row in gone[source.name]:
+            size, _, sha256 = row.stamp
+            if row.job.source in moved.values() or row.job.source.exists() or sha256 is None:
+                continue
+            if stamp_of(source).get("bytes") == size and describe_input(source)["sha256"] == sha256:
+                moved[source] = row.job.source
+                break
+    return moved
+
+
 def plan_cohort(scans: Sequence[tuple[Path, Mapping[str, str]]], out: Path, outputs: Outputs) -> list[Job]:
     """Jobs for scans, given with what is known of each (:attr:`synthseg.cohort.work.Job.entities`), in one folder.
+
+    A scan that was moved since the last run, which its name and content tell, keeps its name.
 
     Raises: UsageError if an output would replace a scan.
     """
@@ -54,7 +86,10 @@ def plan_cohort(scans: Sequence[tuple[Path, Mapping[str, str]]], out: Path, outp
     known: dict[Path, str] = {}
     if (out / LEDGER_NAME).is_file():
         with Ledger(out) as ledger:
-            known = {row.job.source: row.job.subject for row in ledger.rows()}
+            rows = list(ledger.rows())
+        known = {row.job.source: row.job.subject for row in rows}
+        for source, before in _moved(sources, rows).items():
+            known[source] = known.pop(before)
     inputs = {source.resolve() for source in sources}
     jobs = []
     for source, name, (_, entities) in zip(sources, name_scans(sources, known), scans, strict=True):

@@ -74,7 +74,7 @@ def make_plan(
     if overwrite:
         decisions = [("waiting", AGAIN) for _ in jobs]
     ledger.enlist([(job, *how) for job, how in zip(jobs, decisions, strict=True)], settings, described)
-    if not overwrite and settings.after is None:
+    if not overwrite and (settings.after is None or failures):  # workers have called it, too
         decisions = _take_in(ledger, jobs, decisions, described, listing)
     if failures:
         decisions = _take_in_failures(ledger, jobs, decisions, described, listing)
@@ -110,7 +110,7 @@ def _decide(job: Job, row: Row | None, described: Described, listing: _Listing) 
     if source != row.job.source and row.job.source.exists():
         found = f"another scan of that name in the ledger, {row.job.source}"
         raise UsageError(source, found=found, fix="rename one of them, or run them into two folders")
-    if row.state == "waiting":
+    if row.state == "waiting" and not row.losses:  # losses are of these settings and this input
         return "waiting", row.why
     if row.settings != described.digest:
         return "waiting", "settings changed"
@@ -118,7 +118,7 @@ def _decide(job: Job, row: Row | None, described: Described, listing: _Listing) 
         return "waiting", "input changed"
     if row.state == "done" and not all(path in listing for path in job.files.values()):
         return "waiting", "a file is missing"
-    return row.state, ""
+    return row.state, row.why
 
 
 def _changed(source: Path, row: Row) -> bool:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -87,6 +87,7 @@ class Pool:
     Args:
         digest: of the settings, which every worker compares with what it finds.
         limit_s: a scan that takes longer is given up, with its process; None: no limit.
+        tell: hears when a place in the pool stays empty for good.
         command: what a worker is started with.
     """
 
@@ -98,9 +99,10 @@ class Pool:
         *,
         limit_s: float | None = None,
         command: Sequence[str] = WORKER,
+        tell: Callable[[str], object] = lambda _: None,
     ) -> None:
         self._settings, self._digest, self._layout, self._limit_s = settings, digest, layout, limit_s
-        self._command = list(command)
+        self._command, self._say = list(command), tell
         self._selector = selectors.DefaultSelector()
         self._members = [_Member(device) for device in layout.devices]
         for member in self._members:
@@ -131,7 +133,7 @@ class Pool:
             if member.job is not None and self._limit_s and time.monotonic() - member.since > self._limit_s:
                 found += self._bury(member, f"was stopped after {self._limit_s:g} s, the limit for a scan,")
         if all(member.gone for member in self._members):
-            raise self._members[0].told or self._never_started()
+            raise next((member.told for member in self._members if member.told), None) or self._never_started()
         return found
 
     def recall(self) -> list[str]:
@@ -210,6 +212,10 @@ class Pool:
         member.job, member.process = None, None
         if not member.gone:
             self._start(member)
+        else:
+            why = str(member.told or "") or f"{MAX_FALSE_STARTS} workers died before their first scan; the last {died}"
+            left = sum(not other.gone for other in self._members)
+            self._say(f"a place for a worker ({member.device}) stays empty, {left} are left: {why}")
         return found
 
     def _end(self, member: _Member) -> str:

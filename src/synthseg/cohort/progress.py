@@ -80,6 +80,7 @@ class Listener(Protocol):
     """Hears of a run, from the coordinator's thread."""
 
     def planned(self, tally: Tally, explained: Sequence[str]) -> None: ...
+    def note(self, text: str) -> None: ...
     def begun(self, job: Job) -> None: ...
     def finished(self, report: Report, state: State, tally: Tally) -> None: ...
     def tick(self, tally: Tally) -> None: ...
@@ -90,6 +91,7 @@ class Silent:
     """A listener that says nothing."""
 
     def planned(self, tally: Tally, explained: Sequence[str]) -> None: ...
+    def note(self, text: str) -> None: ...
     def begun(self, job: Job) -> None: ...
     def finished(self, report: Report, state: State, tally: Tally) -> None: ...
     def tick(self, tally: Tally) -> None: ...
@@ -110,8 +112,11 @@ class Lines:
 
     def planned(self, tally: Tally, explained: Sequence[str]) -> None:
         for line in explained:
-            self.say(f"note: {line}")
+            self.note(line)
         self.say(f"{tally.left} of {tally.total} scans to do")
+
+    def note(self, text: str) -> None:
+        self.say(f"note: {text}")
 
     def begun(self, job: Job) -> None: ...
 
@@ -141,6 +146,9 @@ class JsonLines:
 
     def planned(self, tally: Tally, explained: Sequence[str]) -> None:
         self._say("planned", **_numbers(tally), explained=list(explained))
+
+    def note(self, text: str) -> None:
+        self._say("note", message=text)
 
     def begun(self, job: Job) -> None:
         self._say("begun", subject=job.subject, source=str(job.source))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from synthseg.cohort.ledger import Ledger
-from synthseg.cohort.work import Job, Report, Workman
+from synthseg.cohort.work import Report, Workman, refused
 from synthseg.errors import UsageError
 from synthseg.files import atomic_file
 
@@ -69,7 +71,8 @@ def array_script(out: Path, options: ArrayOptions, *, command: Sequence[str] = (
         '  sbatch --job-name=synthseg-collect --dependency="afterany:$SLURM_ARRAY_JOB_ID" \\',
         f"    --cpus-per-task=1 --mem=4G --wrap={shlex.quote(f'{called} cohort collect {folder}')}",
         "fi",
-        f'{called} cohort part {folder} --part "$SLURM_ARRAY_TASK_ID" --of {options.tasks} --threads {options.cores}',
+        f'{called} cohort part {folder} --part "$SLURM_ARRAY_TASK_ID" --of {options.tasks} --threads {options.cores} '
+        '--draw "$SLURM_ARRAY_JOB_ID"',
         "",
     ]
     return "\n".join(lines)
@@ -84,18 +87,28 @@ def write_array_script(out: Path, options: ArrayOptions) -> Path:
     return path
 
 
-def do_part(out: Path, part: int, of: int, *, threads: int | None = None) -> list[Report]:
-    """One task's scans: every ``of``-th that the ledger calls waiting, from number ``part`` (0-based) on.
+def do_part(out: Path, part: int, of: int, *, threads: int | None = None, draw: str = "") -> Iterator[Report]:
+    """Do one task's scans: of an order of all scans every ``of``-th from number ``part`` (0-based), if it waits.
 
-    The ledger is read and not written: results and records on the disk are what :func:`synthseg.cohort.coordinate.
-    collect` takes in afterwards. So tasks need no locks, and one that is killed leaves its finished scans.
+    The order depends on names and ``draw`` alone: tasks of one array, which start at different times, divide the scans
+    alike although :func:`synthseg.cohort.coordinate.collect` was run in between; another array deals them anew.
 
+    The ledger is read and not written: results and records on the disk are what ``collect`` takes in afterwards. So
+    tasks need no locks, and one that is killed leaves its finished scans.
+
+    Yields: a report after each scan.
     Raises: UsageError for a part that is none, or without a ledger.
     """
     if not 0 <= part < of:
         raise UsageError("part", found=f"{part} of {of}", fix=f"use 0 to {of - 1}")
     with Ledger(out) as ledger:
         settings, digest = ledger.settings(), ledger.note("digest")
-        jobs: list[Job] = [row.job for row in ledger.rows("waiting")]
+        rows = sorted(ledger.rows(), key=lambda row: hashlib.sha256(f"{draw} {row.job.subject}".encode()).digest())
     workman = Workman(settings, digest=digest, threads=threads)
-    return [workman.do(job) for job in jobs[part::of]]
+    for job in [row.job for row in rows[part::of] if row.state == "waiting"]:
+        started = time.time()
+        try:
+            report = workman.do(job)
+        except Exception as error:  # as in a worker of the pool: e.g. a folder that is read-only
+            report = refused(job.subject, error, started)
+        yield report

@@ -28,7 +28,7 @@ class CohortState:
         text = f"{total} scan(s): {', '.join(parts)}" if total else "no scans"
         if self.quality:
             text += "; quality: " + ", ".join(f"{n} {verdict}" for verdict, n in self.quality.items())
-        return f"{text}; a run holds it: {self.holder}" if self.holder else text
+        return f"{text}; a run is at work on it, or was killed: {self.holder}" if self.holder else text
 
 
 def state_of(out: Path) -> CohortState:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
@@ -20,6 +19,8 @@ from synthseg.files import atomic_file
 TABLE_NAME = "cohort"  # .tsv, .parquet, and .json, which says what the columns mean
 PARTICIPANT = "participant_id"
 MISSING = "n/a"  # as BIDS writes it
+# Not 007, 1_2 or inf, which Python takes for numbers: codes stay text. Nor more digits than a float holds.
+_NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9]\d{0,14})(?:\.\d{0,16})?|\.\d{1,16})(?:[eE][+-]?\d{1,2})?")
 _SUBJECT = re.compile(r"^(sub-[A-Za-z0-9]+)(?:_|$)")
 
 Cell = str | float | int | None
@@ -85,6 +86,7 @@ def tabulate(
     Args:
         covariates: by participant without ``sub-``.
     """
+    covariates = _renamed(rows, covariates)
     meanings: dict[str, dict[str, str]] = {"subject": {"Description": "name of the scan, unique in this table"}}
     filled: list[dict[str, Cell]] = []
     for row in rows:
@@ -104,6 +106,19 @@ def tabulate(
     return meanings, [[row.get(name) for name in meanings] for row in filled]
 
 
+def _renamed(rows: Sequence[Row], covariates: Mapping[str, Mapping[str, Cell]]) -> Mapping[str, Mapping[str, Cell]]:
+    """Covariates that are called like another column with ``participant_`` in front."""
+    taken = {"subject", *_STATE_COLUMNS, *_names(row.job.entities for row in rows)}
+    taken |= {f"dice_{name}" for name in _names(map(_scores, rows))}
+    taken |= _names(row.result.get("volumes_mm3", {}) for row in rows).keys()
+    if taken.isdisjoint(_names(covariates.values())):
+        return covariates
+    return {
+        who: {f"participant_{name}" if name in taken else name: cell for name, cell in cells.items()}
+        for who, cells in covariates.items()
+    }
+
+
 def _names(tables: Iterable[Mapping[str, object]]) -> dict[str, None]:
     """All keys, in the order in which they appear."""
     names: dict[str, None] = {}
@@ -119,14 +134,19 @@ def read_participants(path: Path) -> dict[str, dict[str, Cell]]:
     Raises: UsageError for a table that cannot be read, has no ``participant_id``, or names a participant twice.
     """
     try:
-        lines = [line for line in csv.reader(io.StringIO(path.read_text("utf-8-sig")), delimiter="\t") if any(line)]
+        text = io.StringIO(path.read_text("utf-8-sig"))
+        # BIDS tables know no quotes: a quotation mark is one.
+        lines = [line for line in csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE) if any(line)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         fix = "give a participants.tsv: tab-separated UTF-8 text"
         raise UsageError(path, found=f"no readable table ({error})", fix=fix) from error
     if not lines or PARTICIPANT not in lines[0]:
         found = f"the columns {', '.join(lines[0]) if lines else 'none'}"
         raise UsageError(path, found=found, fix=f"give a tab-separated table with a column {PARTICIPANT}")
-    header, found_by = lines[0], {}
+    header, found_by = [name.strip() for name in lines[0]], {}
+    if len(set(header)) < len(header):
+        twice = ", ".join(sorted({name for name in header if header.count(name) > 1}))
+        raise UsageError(path, found=f"two columns called {twice}", fix="rename one of them")
     for number, line in enumerate(lines[1:], start=2):
         if len(line) != len(header):
             found = f"{len(line)} cells in line {number}, {len(header)} in the header"
@@ -137,10 +157,8 @@ def read_participants(path: Path) -> dict[str, dict[str, Cell]]:
             raise UsageError(path, found=f"two lines of participant {who}", fix="keep one line a participant")
         found_by[who] = cells
     numeric = {name for name in header if name != PARTICIPANT and all(_is_number(c[name]) for c in found_by.values())}
-    called = {name: f"participant_{name}" if name in {"subject", *_STATE_COLUMNS} else name for name in header}
     return {
-        who: {called[name]: _value(cell, numeric=name in numeric) for name, cell in c.items()}
-        for who, c in found_by.items()
+        who: {name: _value(cell, numeric=name in numeric) for name, cell in c.items()} for who, c in found_by.items()
     }
 
 
@@ -208,17 +226,13 @@ def _missing_covariates(
 
 
 def _is_number(cell: str) -> bool:
-    if cell.strip() in ("", MISSING):
-        return True
-    with contextlib.suppress(ValueError):
-        float(cell)
-        return True
-    return False
+    text = cell.strip()
+    return text in ("", MISSING) or text.lower() == "nan" or bool(_NUMBER.fullmatch(text))
 
 
 def _value(cell: str, *, numeric: bool) -> Cell:
     text = cell.strip()
-    if text in ("", MISSING):
+    if text in ("", MISSING) or (numeric and text.lower() == "nan"):
         return None
     return float(text) if numeric else text
 
@@ -234,7 +248,7 @@ def _text(names: Sequence[str], cells: Iterable[Sequence[Cell]]) -> str:
 
 def _said(cell: str | float | int) -> str:
     if isinstance(cell, float):
-        return f"{cell:.10g}"
+        return f"{cell:.10g}" if not cell.is_integer() or abs(cell) >= 1e15 else f"{cell:.0f}"
     return str(cell).replace("\t", " ").replace("\n", " ")
 
 

@@ -20,6 +20,7 @@ from synthseg.inference.outputs import Outputs
 if TYPE_CHECKING:
     from synthseg.inference import Segmenter
 
+LATER = "dicom_seg"  # of a job's files the kind that `Settings.after` writes, and not the segmentation itself
 Status = Literal["done", "skipped", "failed", "lost"]
 
 
@@ -72,7 +73,8 @@ class Job:
     Attributes:
         source: the scan's file.
         subject: the scan's name in ledger and tables, like no other in the cohort.
-        files: every file it becomes, by kind, as :func:`synthseg.inference.outputs.output_files` calls them.
+        files: every file it becomes, by kind, as :func:`synthseg.inference.outputs.output_files` calls them, and
+            "dicom_seg" (:data:`LATER`) where there shall be one.
         entities: what else is known of the scan, e.g. the BIDS entities ``{"sub": "01", "ses": "2"}``; columns of the
             cohort's table.
     """
@@ -195,7 +197,8 @@ class Workman:
         from synthseg.inference import Job as Scan
 
         started, clock = time.time(), time.perf_counter()
-        scan = Scan(job.source, job.subject, dict(job.files))
+        files = {kind: path for kind, path in job.files.items() if kind != LATER}
+        scan = Scan(job.source, job.subject, files)
         options = BatchOptions(overwrite=overwrite, overlay=self.overlay, overlap=False)
         result = run_batch(self.segmenter, [scan], self.settings.outputs, options)
         if result.interrupted:

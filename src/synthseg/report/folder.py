@@ -161,7 +161,7 @@ def _find_scan(finding: Finding, folder: Path | None) -> Path | None:
 
 
 def _embedded(finding: Finding, scan: Path, options: ReportOptions) -> tuple[Embedded | None, list[str]]:
-    """The pictures of a pair, or none and why: faces are hidden by where the labels are, so without any nothing is shown."""
+    """The pictures of a pair, or none and why: labels say where a face is, so that nothing is shown without any."""
     assert finding.labels is not None
     labels = read_volume(finding.labels, labels=True)
     if not options.whole_head and not labels.data.any():
