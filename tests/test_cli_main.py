@@ -68,7 +68,7 @@ def test_an_interrupt_is_exit_code_130(monkeypatch):
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("synthseg.inference.discovery.discover", interrupted)
+    monkeypatch.setattr("synthseg.cohort.inputs.gather", interrupted)
     with pytest.raises(SystemExit) as stop:
         main(["segment", "a.nii", "-o", "out"])
     assert stop.value.code == 130

@@ -295,4 +295,5 @@ class Ledger:
 
 
 def now() -> str:
+    """The time in UTC, to the second, as the ledger holds it."""
     return datetime.now(UTC).isoformat(timespec="seconds")

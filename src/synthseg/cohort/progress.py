@@ -111,6 +111,7 @@ class Lines:
         self._due = time.monotonic() + every_s
 
     def planned(self, tally: Tally, explained: Sequence[str]) -> None:
+        """How much there is to do, and why scans are done again."""
         for line in explained:
             self.note(line)
         self.say(f"{tally.left} of {tally.total} scans to do")
@@ -121,6 +122,7 @@ class Lines:
     def begun(self, job: Job) -> None: ...
 
     def finished(self, report: Report, state: State, tally: Tally) -> None:
+        """What became of a scan that was not simply done, and now and then how far the run is."""
         if state != "done":
             self.say(f"{'failed' if state == 'failed' else 'lost, tried again later'}: {report.message}")
         self._line(tally)
@@ -154,6 +156,7 @@ class JsonLines:
         self._say("begun", subject=job.subject, source=str(job.source))
 
     def finished(self, report: Report, state: State, tally: Tally) -> None:
+        """What became of a scan, with the run's rate and remaining time."""
         rate, remaining = tally.rate, tally.remaining_s
         self._say(
             "finished",

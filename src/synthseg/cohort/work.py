@@ -85,11 +85,13 @@ class Job:
     entities: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
+        """As values that JSON can hold."""
         files = {kind: str(path) for kind, path in self.files.items()}
         return {"source": str(self.source), "subject": self.subject, "files": files, "entities": dict(self.entities)}
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Job:
+        """The job that :meth:`to_dict` wrote."""
         files = {kind: Path(path) for kind, path in values["files"].items()}
         return Job(Path(values["source"]), values["subject"], files, values["entities"])
 

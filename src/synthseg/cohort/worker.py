@@ -22,6 +22,7 @@ from synthseg.errors import SynthsegError
 
 
 def main() -> None:
+    """Take jobs from standard input line by line, and answer each on standard output, until the input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal: the scan in hand is finished
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
