@@ -96,8 +96,9 @@ def test_a_place_that_is_none_is_refused(where: str, options: dict[str, str], mo
 
 
 SBATCH = """#!/bin/sh
-# A queueing system that starts every job at once on this machine.
-sh "$1" > "$0.log" 2>&1 &
+# A queueing system that keeps every script, as they all do, and starts the job at once on this machine.
+cp "$1" "$0.$$"
+sh "$0.$$" > "$0.log" 2>&1 &
 echo "Submitted batch job $!"
 """
 

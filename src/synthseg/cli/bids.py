@@ -171,7 +171,7 @@ def _participants(
     given: Mapping[str, Any],
 ) -> None:
     """Segment, say how it went, and end with the exit code that this means."""
-    from synthseg.cli.cohort_told import listening, tell_end
+    from synthseg.cli.cohort_told import listening, needs_plus, tell_end
     from synthseg.cohort.bids_app import ledger_folder, participants_table
     from synthseg.cohort.coordinate import Place, run
 
@@ -186,7 +186,7 @@ def _participants(
     )
     with listening(quiet=given["quiet"], log_json=given["log_json"]) as listener:
         counts = run(jobs, settings, place, listener)
-    plus = settings.parcels or settings.quality or settings.mode.startswith("robust")
+    plus = needs_plus(settings)
     tell_end(counts, place.out, log_json=given["log_json"], quiet=given["quiet"], plus=plus)
     if counts.interrupted:
         raise typer.Exit(INTERRUPTED)

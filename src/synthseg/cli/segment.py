@@ -191,6 +191,10 @@ def segment(
     )
     if report:
         require_report(out)
+    if dicom_seg:
+        from synthseg.cohort.dicom_seg import require_highdicom
+
+        require_highdicom()
     given = find_inputs(scans, out, series)
     jobs = plan_jobs([scan.path for scan in given.scans], out, outputs)
     segmenter = Segmenter(
