@@ -74,7 +74,7 @@ def test_the_same_for_people(doctor, tmp_path):
     assert lines[0].startswith("versions python 3.")
     assert any(line.startswith("processor") and "1 thread(s)" in line for line in lines)
     assert "will use plain in float32 on cpu: asked for" in lines
-    assert any(line.startswith("weights synthseg-2mm: verified, ") for line in lines)
+    assert any(line.removeprefix("weights ").startswith("synthseg-2mm: verified, ") for line in lines)
     assert f"scan {scan}" in lines
     assert "36 x 40 x 32 voxels of 2 x 2 x 2 mm" in lines
     assert any(line.startswith("estimates: peak memory not known; about ") for line in lines)  # of plain it is not

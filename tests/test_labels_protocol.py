@@ -54,6 +54,8 @@ def test_the_tables_have_the_published_sizes(generation: LabelProtocol) -> None:
         "tissue-groups": 5,
         "quality-groups": 9,
         "feta": 8,
+        "feta-generation": 8,
+        "dhcp": 8,
         "whole-heart": 8,
         "hvsmr": 5,
     }
