@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -104,6 +104,7 @@ def test_equal_steps_tie_although_binary_fractions_differ() -> None:
 @given(
     st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1), st.sampled_from([1e-200, 1e-3, 1.0, 1e6, 1e200])
 )
+@example([(0.0, 1.3614509918788742e-109)], 1e-200)  # smaller than the powers of ten that doubles hold
 def test_rounded_differences_are_the_differences_in_any_unit(pairs: list[tuple[float, float]], unit: float) -> None:
     a, b = unit * np.array(pairs).T
     found = paired_differences(a, b)

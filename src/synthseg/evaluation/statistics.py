@@ -126,7 +126,9 @@ def paired_differences(a: np.ndarray | Sequence[float], b: np.ndarray | Sequence
     decimals = 10 - math.floor(math.log10(largest)) if largest > 0 else 0
     with np.errstate(invalid="ignore"):
         differences = np.where(first == second, 0.0, first - second)
-    return np.round(differences, min(decimals, 300))
+    if decimals <= 300:
+        return np.round(differences, decimals)
+    return np.round(differences * 1e200, decimals - 200) / 1e200  # 10^decimals alone is more than a double holds
 
 
 def smallest_p(n_differing: int) -> float:
