@@ -16,8 +16,11 @@ from synthseg.cli import main
 from synthseg.cli.original.parser import Options
 from volume_files import make_head
 
-settings.register_profile("synthseg", deadline=None)  # torch's first call alone breaks the default of 200 ms
-settings.load_profile("synthseg")
+# The same examples in every run, so that a failure is the change's that brought it; `HYPOTHESIS_PROFILE=explore` draws
+# new ones, ten times as many unless a test says how many. No deadline: torch's first call alone breaks it.
+settings.register_profile("synthseg", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None, max_examples=1000, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "synthseg"))
 
 
 def shared_dir() -> Path | None:

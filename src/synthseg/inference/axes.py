@@ -15,13 +15,14 @@ _EDGE = 1e-3  # voxels, as in volumes/resample.py: how far rounding may push a p
 class AxisMap:
     """Where the voxels of a target axis lie on a source axis.
 
-    Target voxel k is the mean of source voxels ``low[k]`` and ``high[k]`` [n] intp, the second with ``weight[k]`` [n]
-    float32. Voxels before ``first`` and from ``stop`` on lie outside the source's field of view.
+    Target voxel k is ``rest[k]`` of source voxel ``low[k]`` and ``weight[k]`` of source voxel ``high[k]``: [n] float32,
+    which sum to 1, and [n] intp. Voxels before ``first`` and from ``stop`` on lie outside the source's field of view.
     """
 
     low: np.ndarray
     high: np.ndarray
     weight: np.ndarray
+    rest: np.ndarray
     first: int
     stop: int
 
@@ -35,8 +36,10 @@ class AxisMap:
         first, stop = (int(within[0]), int(within[-1]) + 1) if len(within) else (0, 0)
         position = position.clip(0, source - 1)
         low = np.minimum(np.floor(position), max(source - 2, 0)).astype(np.intp)
-        weight = (position - low).astype(np.float32)
-        return cls(low, np.minimum(low + 1, source - 1), weight, first, stop)
+        weight = position - low
+        # each rounded by itself: 1 - weight in float32 would lose what is left of a voxel close to its neighbour
+        rest = (1 - weight).astype(np.float32)
+        return cls(low, np.minimum(low + 1, source - 1), weight.astype(np.float32), rest, first, stop)
 
     def reached(self, begin: int, end: int) -> slice:
         """The target voxels that source voxels ``begin`` to ``end`` - 1 contribute to."""
@@ -50,13 +53,17 @@ class AxisMap:
 
     def along(self, data: np.ndarray, axis: int, part: slice, begin: int) -> np.ndarray:
         """``data``, whose first voxel along ``axis`` is source voxel ``begin``, at the target's ``part``."""
-        weight = self.weight[part].reshape(-1, *[1] * (data.ndim - 1 - axis))
+        across = (-1, *[1] * (data.ndim - 1 - axis))
         result = data.take(self.high[part] - begin, axis)
+        result *= self.weight[part].reshape(across)
         first = data.take(self.low[part] - begin, axis)
-        result -= first
-        result *= weight
+        first *= self.rest[part].reshape(across)
         result += first
         return result
+
+    def at(self, voxel: int) -> tuple[int, int, float, float]:
+        """``low``, ``high``, ``rest`` and ``weight`` of one target voxel."""
+        return int(self.low[voxel]), int(self.high[voxel]), float(self.rest[voxel]), float(self.weight[voxel])
 
 
 def axis_maps(source: Grid, target: Grid) -> tuple[AxisMap, AxisMap, AxisMap] | None:
@@ -83,9 +90,12 @@ def box_of(mask: np.ndarray) -> tuple[slice, slice]:
     return slice(*ends(rows)), slice(*ends(columns))
 
 
-def mix(first: np.ndarray, second: np.ndarray, weight: float) -> np.ndarray:
-    """Linear interpolation of two planes."""
-    result = second - first
-    result *= np.float32(weight)
-    result += first
+def mix(first: np.ndarray, second: np.ndarray, rest: float, weight: float) -> np.ndarray:
+    """``rest`` of one plane and ``weight`` of another.
+
+    A sum of shares keeps the precision of small values beside large ones, which ``first + weight * (second - first)``
+    does not; posteriors need it, because the clean-up divides by what is left of them.
+    """
+    result = first * np.float32(rest)
+    result += second * np.float32(weight)
     return result

@@ -157,9 +157,9 @@ class _Interpolator:
                 return  # the fine grid ends before this plane
             current = self._read(plane.cpu())
             while self._plane < self._x.stop and self._x.high[self._plane] <= number:
-                low, weight = int(self._x.low[self._plane]), float(self._x.weight[self._plane])
+                low, _, *shares = self._x.at(self._plane)
                 first = current if low == number or self._before is None else self._before
-                self._reduce(self._plane, first, current, weight)
+                self._reduce(self._plane, first, current, shares)
                 self._plane += 1
             self._before = current
 
@@ -175,17 +175,17 @@ class _Interpolator:
             columns.append(above.any(axis=0))
         return _Plane(data, data[1:].sum(axis=0, keepdims=True), rows, columns)
 
-    def _reduce(self, plane: int, first: _Plane, second: _Plane, weight: float) -> None:
+    def _reduce(self, plane: int, first: _Plane, second: _Plane, shares: list[float]) -> None:
         """Keep what may survive of a fine plane that lies between two planes of the working grid."""
         kept = self._kept
         foreground = np.zeros(kept.fine.shape[1:], dtype=bool)
         seen = slice(self._y.first, self._y.stop), slice(self._z.first, self._z.stop)
-        foreground[seen] = self._between(first.sums, second.sums, [0], weight, *seen)[0] > kept.threshold
+        foreground[seen] = self._between(first.sums, second.sums, [0], shares, *seen)[0] > kept.threshold
         where = np.flatnonzero(foreground)
         if len(where) == 0:
             return
         box = box_of(foreground)
-        free = self._between(first.data, second.data, kept.free, weight, *box)
+        free = self._between(first.data, second.data, kept.free, shares, *box)
         kept.keep(kept.foreground, plane, where, free[:, foreground[box]])
         for number, group in enumerate(kept.groups):
             # Between voxels below the threshold nothing is above it: only what is next to one that is above counts.
@@ -193,16 +193,16 @@ class _Interpolator:
             z = self._z.reached(*ends(first.columns[number] | second.columns[number]))
             if y.start == y.stop or z.start == z.stop:
                 continue
-            found = self._between(first.data, second.data, group.members, weight, y, z)
+            found = self._between(first.data, second.data, group.members, shares, y, z)
             above = (found > group.threshold).any(axis=0)
             above &= foreground[y, z]
             r, c = np.nonzero(above)
             kept.keep(group, plane, (r + y.start) * foreground.shape[1] + c + z.start, found[:, r, c])
 
     def _between(
-        self, first: np.ndarray, second: np.ndarray, members: list[int], weight: float, y: slice, z: slice
+        self, first: np.ndarray, second: np.ndarray, members: list[int], shares: list[float], y: slice, z: slice
     ) -> np.ndarray:
         """Members [m, rows, columns] in a part of a fine plane, from its neighbours [C, Y, Z] on the working grid."""
         rows, columns = self._y.read(y), self._z.read(z)
-        data = mix(first[members, rows, columns], second[members, rows, columns], weight)
+        data = mix(first[members, rows, columns], second[members, rows, columns], *shares)
         return self._y.along(self._z.along(data, 2, z, columns.start), 1, y, rows.start)

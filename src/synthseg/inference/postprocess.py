@@ -127,18 +127,17 @@ def _plane_by_plane(
     channels = [one for one in channels if one.is_seen]
     x = maps[0]
     for plane in range(x.first, x.stop):
-        low, high, weight = int(x.low[plane]), int(x.high[plane]), float(x.weight[plane])
-        yield (slice(plane, plane + 1), slice(None), slice(None)), _between(channels, low, high, weight)
+        yield (slice(plane, plane + 1), slice(None), slice(None)), _between(channels, *x.at(plane))
 
 
-def _between(channels: list[_Planes], low: int, high: int, weight: float) -> Iterator[Found]:
+def _between(channels: list[_Planes], low: int, high: int, rest: float, weight: float) -> Iterator[Found]:
     """What channels are between two planes of the box."""
     for one in channels:
         first, second = one.plane(low), one.plane(high)
         if first is not None and second is not None:
-            values = mix(first, second, weight)
+            values = mix(first, second, rest, weight)
         elif first is not None:
-            values = first * (1 - weight)
+            values = first * rest
         elif second is not None:
             values = second * weight
         else:

@@ -158,16 +158,18 @@ def _sample_axis(data: torch.Tensor, position: np.ndarray, axis: int) -> torch.T
     position = position.clip(0, n - 1)
     low = np.minimum(np.floor(position), max(n - 2, 0)).astype(np.int64)
     high = np.minimum(low + 1, n - 1)
-    weight = (position - low).astype(np.float32)
+    weight = position - low
+    # each rounded by itself, and summed as shares: small values beside large ones keep their precision
+    shares = (1 - weight).astype(np.float32), weight.astype(np.float32)
     if axis == 2:  # gathers along the last axis are slow, a product with a small matrix is not
         matrix = np.zeros((n, len(position)), dtype=np.float32)
         columns = np.arange(len(position))
-        matrix[low, columns] += 1 - weight
-        matrix[high, columns] += weight
+        matrix[low, columns] += shares[0]
+        matrix[high, columns] += shares[1]
         return data @ torch.from_numpy(matrix)
-    first = data.index_select(axis, torch.from_numpy(low))
-    second = data.index_select(axis, torch.from_numpy(high))
-    return first.lerp_(second, torch.from_numpy(weight).reshape(-1, *[1] * (2 - axis)))
+    of_low, of_high = (torch.from_numpy(share).reshape(-1, *[1] * (2 - axis)) for share in shares)
+    result = data.index_select(axis, torch.from_numpy(low)).mul_(of_low)
+    return result.addcmul_(data.index_select(axis, torch.from_numpy(high)), of_high)
 
 
 def _reslice_oblique(
