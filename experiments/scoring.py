@@ -48,7 +48,7 @@ def score_method(
             except (SynthsegError, OSError, MemoryError) as error:
                 outcome = CaseFailure(case, str(error) or type(error).__name__)
             else:
-                write_result(path, outcome)
+                write_result(path, case, outcome)
         say(f"{case.name}: {outcome.reason if isinstance(outcome, CaseFailure) else f'Dice {outcome.dice:.3f}'}")
         outcomes.append(outcome)
     return outcomes

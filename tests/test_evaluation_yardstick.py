@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -110,6 +111,16 @@ def test_the_same_scan_in_another_group_is_another_result(folder: Path):
     assert not scored(run_cases([case(folder, group="others")], segmenter(), folder / "out")[0]).kept
 
 
+@pytest.mark.parametrize("changed", ["a.nii.gz", "a_aseg.nii.gz"])
+def test_another_scan_or_truth_of_the_same_name_is_another_result(folder: Path, changed: str):
+    run_cases([case(folder)], segmenter(), folder / "out")
+    data = np.asarray(nib.load(folder / changed).dataobj).copy()
+    data[0, 0, 0] = 1 - data[0, 0, 0]
+    save_scan(folder / changed, data)
+    assert not scored(run_cases([case(folder)], segmenter(), folder / "out")[0]).kept
+    assert scored(run_cases([case(folder)], segmenter(), folder / "out")[0]).kept
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"scan": "a"}', '{"rows": [{"x": 1}], "volumes_mm3": {}}'])
 def test_a_damaged_result_is_made_again(folder: Path, content: str):
     run_cases([case(folder)], segmenter(), folder / "out")
@@ -143,7 +154,7 @@ def test_a_bad_scan_is_reported_and_the_rest_goes_on(folder: Path):
 def test_a_place_that_takes_no_results_ends_the_run_instead_of_wasting_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def refuse(path: Path, _: object) -> None:
+    def refuse(path: Path, *_: object) -> None:
         raise OutputError(path, found="a full disk", fix="free space")
 
     monkeypatch.setattr(yardstick, "write_result", refuse)

@@ -52,7 +52,7 @@ def score_cases(
             except (SynthsegError, OSError, MemoryError) as error:
                 outcome = CaseFailure(case, str(error) or type(error).__name__)
             else:
-                write_result(path, outcome)
+                write_result(path, case, outcome)
         what = outcome.reason if isinstance(outcome, CaseFailure) else f"Dice {outcome.dice:.3f}"
         say(f"{case.scan}, {case.group}, {case.change}: {what}")
         outcomes.append(outcome)

@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def run_cases(
             except (SynthsegError, OSError, MemoryError) as error:
                 outcome = CaseFailure(case, str(error) or type(error).__name__)
             else:
-                write_result(path, outcome)
+                write_result(path, case, outcome)
         outcomes.append(outcome)
         if on_done is not None:
             on_done(position, case, outcome)
@@ -175,24 +176,45 @@ def settings_key(segmenter: Segmenter) -> str:
     return f"{weights}-{digest[:8]}"
 
 
-def write_result(path: Path, result: CaseResult) -> None:
-    """Keep a result; the file appears whole or not at all. Raises: OutputError."""
+def write_result(path: Path, case: Case, result: CaseResult) -> None:
+    """Keep a case's result; the file appears whole or not at all. Raises: OutputError."""
     values = asdict(result)
     values.pop("kept")
+    values["contents"] = contents_of(case)  # what tells it from the result of another case of the same name
     with atomic_file(path) as file:
         file.write(json.dumps(values, indent=1).encode())
 
 
 def read_result(path: Path, case: Case) -> CaseResult | None:
-    """The kept result of a case; None when there is none or it cannot be read (it is then made anew)."""
+    """The kept result of a case; None where there is none, it cannot be read, or the scan or truth was another one."""
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         values["rows"] = tuple(ScoreRow(**row) for row in values["rows"])
         values["volumes_mm3"] = {int(value): float(volume) for value, volume in values["volumes_mm3"].items()}
+        contents = values.pop("contents")
         result = CaseResult(**values, kept=True)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
-    return result if (result.scan, result.group, result.change) == (case.scan, case.group, case.change) else None
+    if (result.scan, result.group, result.change) != (case.scan, case.group, case.change):
+        return None
+    return result if contents == contents_of(case) else None
+
+
+def contents_of(case: Case) -> str:
+    """A digest of the scan and the truth as they are now, and of how they are taken; "" where one cannot be read."""
+    try:
+        files = [_digest(path, path.stat().st_mtime_ns, path.stat().st_size) for path in (case.image, case.truth)]
+    except OSError:
+        return ""
+    taken = (case.ct, case.divide_by, case.surface, case.margin_mm)
+    return hashlib.sha256(json.dumps([*files, *taken]).encode()).hexdigest()
+
+
+@lru_cache(maxsize=256)
+def _digest(path: Path, _modified_ns: int, _size: int) -> str:
+    """One scan is asked for once a change."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def near_labels(scan: Volume, truth: Volume, margin_mm: float) -> tuple[Volume, Volume]:
