@@ -185,7 +185,7 @@ def test_entries_are_weighted_as_their_maps_and_a_map_missing_on_either_side_is_
 def toy_recipe(folder: Path) -> Path:
     text = RECIPE.read_text(encoding="utf-8")
     changes = {
-        "shape = [64, 64, 64]": "shape = [16, 16, 16]",
+        "shape = [96, 112, 96]": "shape = [16, 16, 16]",
         "spacing_mm = 1.0": f"spacing_mm = {SPACING}",
         "features = 16": "features = 4",
         "levels = 4": "levels = 2",
