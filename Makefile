@@ -18,7 +18,7 @@ PINS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test scores scores-plus bench-inference lint format clean
+.PHONY: help demo test scores scores-plus bench-inference lint format licences audit sbom clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,22 @@ lint: $(STAMPS)/dev  ## style, formatting, types, and which room may import whic
 format: $(STAMPS)/dev  ## mend style and formatting in place
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+licences: $(STAMPS)/dev  ## write docs/licences.md: what is used, under which licence
+	@$(BIN)/python -m tools.licences
+
+# Needs the network (PyPI's database; AUDIT_ARGS="-s osv" asks osv.dev). Without an answer it fails, and says so.
+AUDIT_ARGS ?=
+audit: $(STAMPS)/dev  ## look up known vulnerabilities of what is needed at run time
+	@$(BIN)/python -m tools.audit $(AUDIT_ARGS)
+
+# Of the whole environment, tools of development included; for what a site runs, make it there:
+# cyclonedx-py environment PYTHON_OF_THE_SITE.
+SBOM ?= build/sbom.cdx.json
+sbom: $(STAMPS)/dev  ## list every package with its version, as CycloneDX JSON
+	@mkdir -p $(dir $(SBOM))
+	@$(BIN)/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --mc-type application --output-reproducible --of JSON -o $(SBOM)
+	@echo $(SBOM)
 
 clean:  ## remove the environment and everything built
 	@rm -rf $(VENV) $(DEMO_OUTPUT) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

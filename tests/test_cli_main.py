@@ -40,7 +40,7 @@ def test_version_is_that_of_the_package(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["--version"])
     assert not stop.value.code
-    assert capsys.readouterr().out == "synthseg 0.1.0\n"
+    assert capsys.readouterr().out == "synthseg 0.1.0\nFor research use only: not a medical device.\n"
 
 
 def test_an_unknown_command_is_exit_code_2(capsys):

@@ -97,7 +97,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, script: Script, command: Comma
         (["--dask", "tcp://node7:1", "--workers", "3"], "--workers: found together with --dask tcp://node7:1"),
         (["--dask-wait", "5"], "--dask-wait: found without --dask"),
         (["--mode", "fast", "--robust"], "--mode fast: found together with the short form of robust"),
-        (["--participants", "nowhere.tsv"], "nowhere.tsv: found no readable table"),
+        (["--participants", "nowhere.tsv"], "nowhere.tsv: found no such file"),
     ],
 )
 def test_wrong_options_are_refused_before_anything_is_made(

@@ -52,7 +52,7 @@ def test_a_table_that_makes_no_sense_is_told_with_its_line(tmp_path: Path, text:
 
 
 def test_a_missing_table_is_told(tmp_path: Path) -> None:
-    with pytest.raises(LabelError, match=r"none.csv: found a mapping that cannot be read"):
+    with pytest.raises(LabelError, match=r"none.csv: found no such file"):
         read_mapping(tmp_path / "none.csv")
 
 

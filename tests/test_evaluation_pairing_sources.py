@@ -106,9 +106,9 @@ def test_methods_of_a_table_share_their_scans_names_without_a_column_for_them(tm
         ("predicted,truth\na.nii,\n", r"t.csv, line 2: found nothing in the column truth"),
         (
             "predicted,truth,scan\na.nii,x.nii,s\nb.nii,y.nii,s\n",
-            r"the scan 's': found two predictions of the method 't'",
+            r"t\.csv: found two predictions of the method 't' for the scan 's'",
         ),
-        ("predicted,truth\na.nii,x.nii\na.nii,x.nii\n", r"the scan 'a': found two predictions"),
+        ("predicted,truth\na.nii,x.nii\na.nii,x.nii\n", r"t\.csv: found two predictions of the method 't' for the scan 'a'"),
     ],
 )
 def test_tables_that_are_wrong_are_told(tmp_path: Path, text: str, message: str) -> None:

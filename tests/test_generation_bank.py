@@ -37,9 +37,10 @@ def assert_same_bank(one: LabelBank, other: LabelBank) -> None:
 
 
 def rewrite(path: Path, *, header: dict[str, Any] | None = None, **tensors: torch.Tensor) -> None:
-    """Change parts of a bank's file."""
+    """Change parts of a bank's file, and leave out its hash, which files of before 0.2 do not have."""
     with safe_open(path, framework="pt") as file:
         known = json.loads(file.metadata()["bank"])
+    known.pop("sha256", None)
     save_file({**load_file(path), **tensors}, path, metadata={"bank": json.dumps({**known, **(header or {})})})
 
 
@@ -154,11 +155,8 @@ def test_a_damaged_file_is_refused_or_harmless(
     start = int(place * len(raw))
     raw[start : start + length] = bytes(255 - byte for byte in raw[start : start + length])
     path.write_bytes(raw)
-    # Names and spacings have no checksum: where the damage lies there, the bank is still usable.
-    with contextlib.suppress(TrainingError):
-        bank = LabelBank.load(path)
-        assert torch.equal(bank.voxels, small_bank().voxels)
-        assert torch.equal(bank.shapes, small_bank().shapes)
+    with contextlib.suppress(TrainingError):  # else it says the same, as where spaces in the header are others
+        assert_same_bank(LabelBank.load(path), small_bank())
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.98])

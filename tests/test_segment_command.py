@@ -46,6 +46,7 @@ def test_a_folder_of_scans_becomes_labels_and_a_table(tmp_path, command):
     assert {path.name for path in out.iterdir()} == {
         *(f"{s}_synthseg{e}" for s in "ab" for e in (".nii.gz", ".json", "_overlay.png")),
         "v.csv",
+        "v_warnings.csv",
     }
     assert nib.load(out / "a_synthseg.nii.gz").shape == nib.load(tmp_path / "scans" / "a.nii.gz").shape
     code, said, _ = command(tmp_path / "scans", "-o", out, "--volumes", out / "v.csv", "--overlay", "--mode", "fast")

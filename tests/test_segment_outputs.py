@@ -67,7 +67,7 @@ def test_the_record_says_what_was_run_on_what(tmp_path, segmenter):
     assert record["input"]["sha256"] == hashlib.sha256(scan.read_bytes()).hexdigest()
     assert record["settings"]["inference"]["flip"] is False
     assert record["settings"]["weights"]["structures"]["protocol"] == "small"
-    stages = {"read", "prepare", "locate", "predict", "smooth", "postprocess", "results", "write"}
+    stages = {"read", "prepare", "locate", "predict", "smooth", "postprocess", "results", "warnings", "write"}
     assert set(record["timings_s"]) == stages
     assert {"synthseg", "torch", "numpy"} <= set(record["versions"])
     assert record["volumes_mm3"] == outcome.volumes_mm3

@@ -91,7 +91,7 @@ def test_a_mistake_is_named_with_file_and_key(tmp_path: Path, text: str, message
 def test_bytes_that_are_no_text_are_no_traceback(tmp_path: Path):
     path = tmp_path / "binary.toml"
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match=r"binary.toml: found no readable TOML"):
+    with pytest.raises(ConfigError, match=r"binary.toml: found no readable text file"):
         load_recipe(path)
 
 
@@ -127,7 +127,7 @@ def test_a_missing_bank_is_named(tmp_path: Path):
         ({"network": {"out_channels": 5}}, r"network.out_channels: found 1 inputs and 5 outputs.*tiny.*4 outputs"),
         ({"network": {"in_channels": 2}}, r"found 2 inputs and 4 outputs.*needs 1 input"),
         ({"data": {"map_weights": [1.0]}}, r"map_weights: found 1 weights for 2 maps"),
-        ({"data": {"validation": "absent"}}, r"absent: found no readable validation set"),
+        ({"data": {"validation": "absent"}}, r"absent: found no such file"),
     ],
 )
 def test_a_recipe_that_does_not_fit_its_bank_says_what_does(tmp_path: Path, changes: dict, message: str):

@@ -238,7 +238,9 @@ def test_the_command_imports_all_networks_of_a_file(originals: Path, tmp_path: P
     assert [line.split(" -> ")[1].split(" (")[0] for line in lines] == [
         f"synthseg-2.0-{role}" for role in ("tissues", "denoiser", "guided")
     ]
-    code, _, err = command("weights", "import", robust, "-o", tmp_path / "w")
+    (tmp_path / "w" / "synthseg-2.0-guided.safetensors").unlink()  # as if it had been stopped: it goes on
+    assert command("weights", "import", robust, "-o", tmp_path / "w")[:2] == (0, out)
+    code, _, err = command("weights", "import", robust, "-o", tmp_path / "w", "--half")
     assert (code, "found a file of that name. Fix: add --overwrite" in err) == (1, True)
     assert command("weights", "import", robust, "-o", tmp_path / "w", "--overwrite")[0] == 0
     code, _, err = command("weights", "import", robust, "-o", tmp_path / "one.safetensors")

@@ -9,7 +9,9 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from synthseg.errors import ConfigError
@@ -47,6 +49,20 @@ def config_from_dict(cls: type[T], values: Mapping[str, Any], *, where: str) -> 
     if missing:
         raise ConfigError(where, found=f"no value for {', '.join(missing)}", fix="add the missing keys")
     return cls(**converted)
+
+
+@contextmanager
+def told_at(where: str | Path) -> Iterator[None]:
+    """Errors of configs' own checks, which know their keys only, with the file that they are in.
+
+    Raises: ConfigError.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        if str(where) in error.subject:
+            raise
+        raise ConfigError(f"{where}: {error.subject}", found=error.found, fix=error.fix) from error
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:

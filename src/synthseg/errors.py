@@ -7,6 +7,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+_LONGEST = 620  # characters of each of the three parts of a message
+
+
+def one_line(text: str) -> str:
+    """Text without line ends and control characters (a terminal obeys some of them), spelled out instead."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def _part(text: str) -> str:
+    """A part of a message: its middle is left out where it is long, as a path's own name is at its end."""
+    half = _LONGEST // 2
+    # Cut before anything is spelled out: it may be megabytes.
+    line = one_line(text if len(text) <= _LONGEST else f"{text[:half]}{text[-half:]}")
+    return line if len(line) <= _LONGEST and len(text) <= _LONGEST else f"{line[:half]} ... {line[-half:]}"
+
 
 class SynthsegError(Exception):
     """Base of all our errors.
@@ -15,6 +32,9 @@ class SynthsegError(Exception):
         subject: the file, setting or thing the message is about (always named first).
         found: what was found there.
         fix: what the user can do about it.
+
+    The message is one line that can be printed anywhere, of at most 2,000 characters: control characters and bytes that
+    are no text, as in file names, are written as ``\\n``, ``\\x1b``, ``\\udcff``; what is too long is cut.
     """
 
     exit_code = 1
@@ -23,7 +43,7 @@ class SynthsegError(Exception):
         self.subject = str(subject)
         self.found = found
         self.fix = fix
-        super().__init__(f"{self.subject}: found {found}. Fix: {fix}")
+        super().__init__(f"{_part(self.subject)}: found {_part(found)}. Fix: {_part(fix)}")
 
     def __reduce__(self) -> tuple[object, ...]:  # keyword-only arguments need help to cross process borders
         return _rebuild, (type(self), self.subject, self.found, self.fix)

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BufferedWriter
 from pathlib import Path
 
 from synthseg.errors import OutputError, UsageError
+from synthseg.owners import is_alive, place
+from synthseg.reading import is_folder, read_text
+
+LONGEST_PATH = 4096  # of what systems take
+LIST_BYTES = 64 * 2**20  # half a million paths
+LEFT_AFTER_S = 3600.0  # unchanged for so long, a half-written file of another machine is taken for left behind
+_PART = re.compile(r"^\.(.+)\.(\d+)-([0-9a-f]{5})[0-9a-f]{3}\.part$")  # name, process, its place
 
 
 @contextmanager
@@ -24,9 +32,9 @@ def atomic_file(path: str | Path) -> Iterator[BufferedWriter]:
     Raises: OutputError if the folder or file cannot be written, or the disk is full.
     """
     path = Path(path)
-    if path.is_dir():
+    if is_folder(path):
         raise OutputError(path, found="a folder where a file should be written", fix="give a file name inside it")
-    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}-{place()}{secrets.token_hex(2)[:3]}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -35,7 +43,7 @@ def atomic_file(path: str | Path) -> Iterator[BufferedWriter]:
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         except BaseException:
             with contextlib.suppress(OSError):  # the first failure is the one to tell about
                 part.unlink(missing_ok=True)
@@ -45,8 +53,8 @@ def atomic_file(path: str | Path) -> Iterator[BufferedWriter]:
         raise OutputError(path, found=f"no way to write it ({error.strerror or error})", fix=fix) from error
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the renaming itself survive a power cut, where the system can (not on Windows or some network disks)."""
+def sync_folder(folder: Path) -> None:
+    """Make a renaming in it survive a power cut, where the system can (not on Windows or some network disks)."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -55,11 +63,43 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
+def sweep_parts(paths: Iterable[Path]) -> int:
+    """Remove what is left of files that processes were writing to when they were killed. Returns: how many.
+
+    Those of processes that live are never touched. Of processes on other machines nobody here can know: theirs go when
+    they have not changed for ``LEFT_AFTER_S``, by the disk's own clock.
+
+    Args:
+        paths: files that may have been written by :func:`atomic_file`; each folder is looked through once.
+    """
+    names: dict[Path, set[str]] = {}
+    for path in paths:
+        names.setdefault(path.parent, set()).add(path.name)
+    swept = 0
+    for folder, wanted in names.items():
+        with contextlib.suppress(OSError):  # no folder, nothing left in it
+            with os.scandir(folder) as entries:
+                found = [(entry, match) for entry in entries if (match := _PART.match(entry.name))]
+            for entry, match in found:
+                alive = is_alive(f"{match[3]} {match[2]}")
+                if match[1] not in wanted or alive or (alive is None and not _is_old(entry, folder)):
+                    continue
+                with contextlib.suppress(OSError):
+                    Path(entry.path).unlink()
+                    swept += 1
+    return swept
+
+
+def _is_old(entry: os.DirEntry[str], folder: Path) -> bool:
+    with tempfile.TemporaryFile(dir=folder) as file:  # made now: clocks of machines and disks differ
+        return os.fstat(file.fileno()).st_mtime - entry.stat().st_mtime > LEFT_AFTER_S
+
+
 def require_writable(folder: Path) -> None:
     """Make ``folder`` if needed and try to write into it, before any work is done. Raises: OutputError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".synthseg-"):
+        with tempfile.TemporaryFile(dir=folder):  # which a kill leaves nothing of
             return
     except OSError as error:
         found = f"a folder that cannot be written to ({error.strerror})"
@@ -82,15 +122,13 @@ def read_list(path: Path, *, subject: str | Path | None = None) -> list[Path]:
     Raises: UsageError for a file that is missing, no text, or without any path.
     """
     subject = path if subject is None else subject
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows editors put a mark in front
-    except FileNotFoundError:
-        raise UsageError(subject, found="no such file", fix="give a text file with one path per line") from None
-    except (OSError, UnicodeDecodeError) as error:
-        fix = "give a text file with one path per line"
-        raise UsageError(subject, found=f"no readable text file ({error})", fix=fix) from error
-    if any("\0" in line for line in lines):
-        raise UsageError(subject, found="zero bytes in the text, as UTF-16 has them", fix="save it as UTF-8")
+    fix = "give a UTF-8 text file with one path per line"
+    # Not splitlines, for which rarer characters, which names may hold, are line ends, too.
+    lines = read_text(path, error=UsageError, fix=fix, subject=subject, most=LIST_BYTES).split("\n")
+    long = next((number for number, line in enumerate(lines, start=1) if len(line) > LONGEST_PATH), None)
+    if long is not None:
+        found = f"a line of {len(lines[long - 1])} characters, which is no path (line {long})"
+        raise UsageError(subject, found=found, fix=fix)
     paths = [at_home(line.strip()) for line in lines if line.strip()]
     if not paths:
         raise UsageError(subject, found="an empty list", fix="write one path per line")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from synthseg.anatomies.groups import REFERENCE_GROUPS
-from synthseg.configs import config_from_dict
+from synthseg.configs import config_from_dict, told_at
 from synthseg.errors import ConfigError
 
 Scheme = Literal["general", "reference", "uniform"]
@@ -162,7 +162,7 @@ def settings_from(values: Mapping[str, Any], *, where: str) -> SamplerSettings:
     Raises: ConfigError naming the key for anything unknown or out of range.
     """
     scheme = values.get("scheme", "general")
-    if scheme not in get_args(Scheme):
+    if not any(scheme == name for name in get_args(Scheme)):
         raise ConfigError(f"{where}: scheme", found=repr(scheme), fix=f"choose one of {', '.join(get_args(Scheme))}")
     merged: dict[str, Any] = dataclasses.asdict(preset(scheme))
     for key, value in values.items():
@@ -170,7 +170,8 @@ def settings_from(values: Mapping[str, Any], *, where: str) -> SamplerSettings:
             merged[key] |= {name: None if one == math.inf else one for name, one in value.items()}
         else:
             merged[key] = value
-    return config_from_dict(SamplerSettings, merged, where=where)
+    with told_at(where):
+        return config_from_dict(SamplerSettings, merged, where=where)
 
 
 def reference_emphasis() -> tuple[tuple[str, float], ...]:

@@ -13,10 +13,12 @@ from typing import Annotated
 
 import typer
 
+from synthseg.cli.system import explained
 from synthseg.errors import SynthsegError
+from synthseg.inference.scan_warnings import RESEARCH_USE
 
 DEBUG_FLAG = "--debug"
-EPILOG = "Any command takes --debug, which shows where an error came from."
+EPILOG = f"Any command takes --debug, which shows where an error came from. {RESEARCH_USE}"
 
 
 def build_app() -> typer.Typer:
@@ -71,6 +73,10 @@ def build_app() -> typer.Typer:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command line. A :class:`SynthsegError` becomes one line on stderr and its exit code, never a traceback."""
+    if arguments is None:
+        from synthseg.cli.process import trust_installed_code_only
+
+        trust_installed_code_only()
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = DEBUG_FLAG in given
     try:
@@ -83,6 +89,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         typer.echo("synthseg: interrupted", err=True)
         sys.exit(130)
+    except (OSError, MemoryError, RuntimeError, ImportError) as error:
+        told = explained(error)
+        if told is None or debug:
+            raise
+        typer.echo(f"synthseg: {told}", err=True)
+        sys.exit(told.exit_code)
 
 
 def _global_options(
@@ -98,4 +110,5 @@ def _version(asked: bool) -> None:
         from importlib.metadata import version
 
         typer.echo(f"synthseg {version('synthseg')}")
+        typer.echo(RESEARCH_USE)
         raise typer.Exit

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperCommand
 
 from synthseg.cli import cohort_options as o
-from synthseg.errors import UsageError
+from synthseg.errors import UsageError, one_line
 
 if TYPE_CHECKING:
     from synthseg.cohort.bids import Choice, Found
@@ -103,7 +103,7 @@ def bids(
     weights: o.WeightsName = "default",
     model_dir: o.ModelDir = None,
     protocol: o.Protocol = None,
-    qc: Annotated[bool, typer.Option("--qc/--no-qc", help="Predict how good each segmentation is.")] = True,
+    qc: o.Qc = None,
     space: o.Space = "native",
     structures: o.Structures = "",
     merge_sides: o.MergeSides = False,
@@ -209,7 +209,7 @@ def _tell_found(found: Found, dataset: Path) -> None:
     kinds = Counter(scan.suffix for scan in found.scans)
     typer.echo(f"{len(found.scans)} scan(s): {', '.join(f'{n} {kind}' for kind, n in kinds.items())}", err=True)
     for one in found.left_out[:SHOWN]:
-        typer.echo(f"note: left out {one.path.relative_to(dataset).as_posix()}: {one.why}", err=True)
+        typer.echo(one_line(f"note: left out {one.path.relative_to(dataset).as_posix()}: {one.why}"), err=True)
     if len(found.left_out) > SHOWN:
         typer.echo(f"note: ... and {len(found.left_out) - SHOWN} more, see left_out.tsv in the logs", err=True)
 

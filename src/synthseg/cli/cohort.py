@@ -10,6 +10,7 @@ import typer
 
 from synthseg.cli import cohort_options as o
 from synthseg.cli.segment_inputs import require_report
+from synthseg.errors import one_line
 
 if TYPE_CHECKING:
     from synthseg.cohort.coordinate import Counts
@@ -39,7 +40,7 @@ def run(
     merge: o.Merge = None,
     model_dir: o.ModelDir = None,
     protocol: o.Protocol = None,
-    qc: o.Qc = False,
+    qc: o.Qc = None,
     space: o.Space = "native",
     structures: o.Structures = "",
     merge_sides: o.MergeSides = False,
@@ -141,7 +142,7 @@ def status(
     typer.echo(state_of(out).sentence)
     failures = failures_of(out)
     for failure in failures[:LISTED]:
-        typer.echo(f"  failed: {failure['subject']} ({failure['attempts']} attempt(s)): {failure['error']}")
+        typer.echo(one_line(f"  failed: {failure['subject']} ({failure['attempts']} attempt(s)): {failure['error']}"))
     if len(failures) > LISTED:
         typer.echo(f"  ... and {len(failures) - LISTED} more: column `error` of `synthseg cohort table {out}`")
 
@@ -239,9 +240,10 @@ def _with_segs(jobs: list[Job]) -> list[Job]:
     from synthseg.cohort.convert import source_note
     from synthseg.cohort.dicom_seg import seg_file
     from synthseg.cohort.work import LATER
+    from synthseg.reading import exists
 
     return [
-        replace(job, files={**job.files, LATER: seg_file(job)[1]}) if source_note(job.source).exists() else job
+        replace(job, files={**job.files, LATER: seg_file(job)[1]}) if exists(source_note(job.source)) else job
         for job in jobs
     ]
 

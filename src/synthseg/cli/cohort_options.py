@@ -48,7 +48,13 @@ Merge = Annotated[
 ]
 ModelDir = Annotated[Path | None, typer.Option(help="Folder to look in first for weights.")]
 Protocol = Annotated[str | None, typer.Option(help="Refuse weights of another label protocol than this.")]
-Qc = Annotated[bool, typer.Option("--qc", help="Predict how good each segmentation is: columns of the table.")]
+Qc = Annotated[
+    bool | None,
+    typer.Option(
+        "--qc/--no-qc",
+        help="Predict how good each segmentation is: columns of the table. Default: where there is a network for it.",
+    ),
+]
 Space = Annotated[str, typer.Option(help="Grid of the labels: native (the scan's own), 1mm or both.")]
 Structures = Annotated[str, typer.Option(help="Keep only these, by name or value: hippocampus,left thalamus,16")]
 MergeSides = Annotated[bool, typer.Option("--merge-sides", help="Left and right as one label.")]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from synthseg.cli.segment_inputs import write_report
+from synthseg.errors import one_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -109,14 +110,14 @@ class _Bar:
         self.tick(tally)
 
     def note(self, text: str) -> None:
-        self.bar.console.print(f"note: {text}", markup=False, highlight=False)
+        self.bar.console.print(f"note: {one_line(text)}", markup=False, highlight=False)
 
     def begun(self, job: Job) -> None: ...
 
     def finished(self, report: Report, state: State, tally: Tally) -> None:
         if state != "done":
             what = "failed" if state == "failed" else "lost, tried again later"
-            self.bar.console.print(f"{what}: {report.message}", markup=False, highlight=False)
+            self.bar.console.print(f"{what}: {one_line(report.message)}", markup=False, highlight=False)
         self.tick(tally)
 
     def tick(self, tally: Tally) -> None:
@@ -137,8 +138,8 @@ def _bar() -> Progress:
 
 
 def _say(text: str) -> None:
-    typer.echo(text)
+    typer.echo(one_line(text))
 
 
 def _complain(text: str) -> None:
-    typer.echo(text, err=True)
+    typer.echo(one_line(text), err=True)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from synthseg.cli.process import prepare_process
-from synthseg.cli.segment import require_several
+from synthseg.cli.segment_options import require_several
 from synthseg.weights.places import use_model_dir
 
 

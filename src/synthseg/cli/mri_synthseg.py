@@ -32,6 +32,10 @@ CITATION_PLUS = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command line; always ends in SystemExit. Errors are one line on stderr, with ``--debug`` a traceback."""
+    if arguments is None:
+        from synthseg.cli.process import trust_installed_code_only
+
+        trust_installed_code_only()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given:
         build_parser().print_help()

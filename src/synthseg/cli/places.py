@@ -15,13 +15,14 @@ def volumes_in(place: Path, pattern: str, *, what: str) -> list[Path]:
     Raises: UsageError if there is nothing.
     """
     from synthseg.errors import UsageError
+    from synthseg.reading import is_file, is_folder, list_folder
     from synthseg.volumes import is_volume_path
 
-    if place.is_file():
+    if is_file(place):
         return [place]
-    if not place.is_dir():
+    if not is_folder(place):
         raise UsageError(place, found="no such file or folder", fix="check the path")
-    files = [p for p in sorted(place.iterdir()) if p.is_file() and is_volume_path(p) and fnmatch(p.name, pattern)]
+    files = [p for p in list_folder(place) if is_volume_path(p) and fnmatch(p.name, pattern) and is_file(p)]
     if not files:
         named = "" if pattern == "*" else f" named {pattern!r}"
         raise UsageError(place, found=f"no {what}{named} in this folder", fix="check the folder and the pattern")
@@ -38,8 +39,9 @@ def images_of(files: list[Path], images: Path, pattern: str) -> dict[Path, Path]
     """
     from synthseg.errors import UsageError
     from synthseg.evaluation.pairing import pair_files
+    from synthseg.reading import is_file
 
-    if images.is_file() and len(files) > 1:
+    if is_file(images) and len(files) > 1:
         raise UsageError(images, found=f"one image for {len(files)} label maps", fix="give a folder of images")
     found: dict[Path, Path] = {}
     for file in files:

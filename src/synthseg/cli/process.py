@@ -10,6 +10,15 @@ import sys
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
+def trust_installed_code_only() -> None:
+    """Let no process that this command starts import from the working directory: it may hold anybody's files.
+
+    ``python -m`` and multiprocessing's ``python -c`` put it first on the path: a ``torch.py`` among somebody's scans
+    would be run by the first worker. For commands only; the environment holds for all that they start.
+    """
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
+
+
 def prepare_process(threads: int | None, device: str = "auto") -> None:
     """Call before anything heavy is imported; for commands only, because it holds for the whole process.
 

@@ -12,8 +12,8 @@ import typer
 
 from synthseg.cli.process import prepare_process
 from synthseg.cli.segment_inputs import find_inputs, require_report, write_report, write_segs
+from synthseg.cli.segment_options import one_mode, require_several, wanted_quality, warnings_beside
 from synthseg.cli.segment_summary import summarise, tell
-from synthseg.errors import UsageError
 from synthseg.weights.places import use_model_dir
 
 if TYPE_CHECKING:
@@ -83,9 +83,17 @@ def segment(
     qc: Annotated[
         Path | None,
         typer.Option(
-            help="Predict how good each segmentation is (Dice per group of structures; below 0.75 warn, below 0.65 "
-            "fail, else pass): a table, .csv (one row a scan) or .tsv (one row a group), and into the record. A scan "
-            "that fails here was segmented all the same: the exit code stays 0."
+            help="Table of the predicted quality of each segmentation (Dice per group of structures; below 0.75 warn, "
+            "below 0.65 fail, else pass): .csv (one row a scan) or .tsv (one row a group). It is predicted and in the "
+            "record without this, too. A scan that fails here was segmented all the same: the exit code stays 0."
+        ),
+    ] = None,
+    no_qc: Annotated[bool, typer.Option("--no-qc", help="Do not predict quality: a little faster.")] = False,
+    warnings: Annotated[
+        Path | None,
+        typer.Option(
+            help="Table of warnings (cut-off brains, wrong headers, children, ...: docs/warnings.md), one row a scan, "
+            ".csv or .tsv. Default: beside the table of volumes or of quality, if there is one. The exit code stays 0."
         ),
     ] = None,
     repeat: Annotated[
@@ -169,9 +177,10 @@ def segment(
     """
     use_model_dir(model_dir)
     prepare_process(threads, device)
+    from synthseg.cohort.ages import age_of
     from synthseg.inference import Outputs, Segmenter, plan_jobs
 
-    mode = _mode(mode, {"fast": fast, "robust": robust})
+    mode = one_mode(mode, {"fast": fast, "robust": robust})
     config = _config(mode, ct, percentiles, require_several(merge, weights))
     if overlay:
         from synthseg.report.overlay import require_matplotlib
@@ -202,7 +211,7 @@ def segment(
         mode,
         config=config,
         parcels=parc,
-        quality=qc is not None,
+        quality=wanted_quality(qc, no_qc=no_qc),
         protocol=protocol,
         device=device,
         threads=threads,
@@ -210,35 +219,18 @@ def segment(
         precision=precision,
         memory=memory,
     )
-    result = _run(segmenter, jobs, outputs, {"overwrite": overwrite, "table": volumes, "quality_table": qc})
+    warnings = warnings or warnings_beside(volumes or qc)
+    tables = {"table": volumes, "quality_table": qc, "warnings_table": warnings}
+    result = _run(segmenter, jobs, outputs, {"overwrite": overwrite, "age_of": age_of, **tables})
     if (context.obj or {}).get("debug"):
         for outcome in result.failed:
             traceback.print_exception(outcome.error)
     unwritten = write_segs(result) if dicom_seg else 0
     if report and not result.interrupted:
         write_report(out)
-    summarise(result, out, {"volumes": volumes, "quality": qc})
+    summarise(result, out, {"volumes": volumes, "quality": qc, "warnings": warnings})
     if given.failed or unwritten:
         raise typer.Exit(1)
-
-
-def _mode(mode: str | None, flags: dict[str, bool]) -> str:
-    """The one mode asked for. Raises: UsageError if --mode and its short forms say different things."""
-    if all(flags.values()):  # both short forms: the chain of networks, without averaging and clean-up
-        flags = {"robust-fast": True}
-    given = [(f"--{name}", name) for name, wanted in flags.items() if wanted]
-    if mode is not None:
-        given.append((f"--mode {mode}", mode))
-    if len({name for _, name in given}) > 1:
-        raise UsageError(given[0][0], found=f"together with {given[1][0]}", fix="give only one of them")
-    return given[0][1] if given else "default"
-
-
-def require_several(merge: str | None, weights: list[str] | None) -> str | None:
-    """The rule asked for to merge networks. Raises: UsageError if there is nothing to merge."""
-    if merge is not None and len(weights or ()) < 2:
-        raise UsageError("--merge", found="fewer than two networks", fix="give --weights once for each of them")
-    return merge
 
 
 def _config(mode: str, ct: bool | None, percentiles: tuple[float, float] | None, merge: str | None) -> InferenceConfig:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from synthseg.errors import SynthsegError, UsageError
+from synthseg.errors import SynthsegError, UsageError, one_line
 
 if TYPE_CHECKING:
     from synthseg.cohort.inputs import Inputs
@@ -45,13 +45,13 @@ def tell_inputs(given: Inputs, folder: Path, *, quiet: bool = False) -> None:
         write_text(table, given.table())
     if not quiet:
         for note in given.notes:
-            typer.echo(f"note: {note}", err=True)
+            typer.echo(f"note: {one_line(note)}", err=True)
         for one in given.left_out[:SHOWN]:
-            typer.echo(f"note: left out {one.path}: {one.why}", err=True)
+            typer.echo(one_line(f"note: left out {one.path}: {one.why}"), err=True)
         if len(given.left_out) > SHOWN:
             typer.echo(f"note: ... and {len(given.left_out) - SHOWN} more, see {table}", err=True)
     for one in given.failed:
-        typer.echo(f"failed: {one.why}", err=True)
+        typer.echo(f"failed: {one_line(one.why)}", err=True)
 
 
 def write_segs(result: BatchResult) -> int:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from synthseg.errors import UsageError
+from synthseg.reading import exists, is_file, is_folder
 from synthseg.volumes import is_volume_path, strip_extension
 from synthseg.volumes.volume import extension_of
 
@@ -101,7 +102,7 @@ class Found:
 
 def is_bids(folder: Path) -> bool:
     """Whether a folder is a BIDS dataset with scans: its description, and folders of subjects."""
-    return (folder / DESCRIPTION).is_file() and bool(subject_folders(folder))
+    return is_file(folder / DESCRIPTION) and bool(subject_folders(folder))
 
 
 def find_scans(dataset: Path, choice: Choice | None = None) -> Found:
@@ -134,7 +135,7 @@ def plain(key: str, value: str) -> str:
     value = value.removeprefix(f"{key}-") if key in ENTITIES else value
     if key == "extension":
         return value.lstrip(".").lower()
-    return str(int(value)) if key in INDEXES and value.isdecimal() else value
+    return value.lstrip("0") or "0" if key in INDEXES and value.isdecimal() else value
 
 
 def _fits(scan: BidsScan, query: Query) -> bool:
@@ -155,7 +156,7 @@ def subject_folders(dataset: Path) -> list[Path]:
 
 
 def _subjects(dataset: Path, participants: Sequence[str]) -> list[Path]:
-    if not dataset.is_dir():
+    if not is_folder(dataset):
         raise UsageError(dataset, found="no such folder", fix="give the folder of a BIDS dataset")
     folders = {path.name: path for path in subject_folders(dataset)}
     if not folders:
@@ -194,7 +195,10 @@ def _read_name(path: Path, dataset: Path, datatype: str) -> BidsScan | None:
     *words, suffix = strip_extension(path).split("_")
     pairs = [word.partition("-")[::2] for word in words]
     entities = dict(pairs)
-    if len(entities) < len(pairs) or not all(key and value for key, value in pairs) or "sub" not in entities:
+    # What cannot be printed (line ends, bytes that are no text) would be in tables, sidecars and the names of results.
+    if not path.name.isprintable() or "sub" not in entities:
+        return None
+    if len(entities) < len(pairs) or not all(key and value for key, value in pairs):
         return None
     return BidsScan(path, dataset, entities, suffix, datatype)
 
@@ -212,7 +216,7 @@ def _usable(scans: Iterable[BidsScan], choice: Choice) -> tuple[list[BidsScan], 
             why = f"{scan.suffix} images are not asked for (--suffix {scan.suffix} takes them)"
         elif scan.entities.get("part", "mag") != "mag" and not any("part" in query for query in queries):
             why = f"the {scan.entities['part']} part of a complex image"
-        elif not scan.path.exists():
+        elif not exists(scan.path):
             why = "a link to a file that is not here (with DataLad: datalad get)"
         if why:
             left_out.append(LeftOut(scan.path, why))

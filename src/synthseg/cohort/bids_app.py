@@ -121,7 +121,7 @@ def kept(out: Path) -> Kept:
     if not file.is_file():
         fix = "run `synthseg bids ... participant` first"
         raise UsageError(out, found="no results of the participant level", fix=fix)
-    said = read_json(file)
+    said = read_json(file, any_name=True)
     try:
         queries = tuple({k: None if v is None else tuple(v) for k, v in query.items()} for query in said["queries"])
         return Kept(Settings.from_dict(said["settings"], where=str(file)), tuple(said["suffixes"]), queries)

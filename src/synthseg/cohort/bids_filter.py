@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from synthseg.cohort.bids import ANY, DATATYPES, ENTITIES, LONG_NAMES, OTHER_KEYS, Query, plain
 from synthseg.errors import UsageError
+from synthseg.reading import read_json
 
 # How fMRIPrep's filter files spell pybids' own values; "Query.OPTIONAL" asks for nothing.
 _SPELLED = {"Query.NONE": None, "Query.ANY": ANY, "Query.REQUIRED": ANY}
@@ -24,13 +24,9 @@ def read_queries(path: Path) -> tuple[Query, ...]:
 
     Raises: UsageError for a file that cannot be read, or a key or value that is none.
     """
-    try:
-        given = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        fix = 'write a JSON object such as {"t1w": {"suffix": "T1w", "acquisition": null}}'
-        raise UsageError(path, found=f"no readable JSON ({error})", fix=fix) from error
+    fix = 'write a JSON object such as {"t1w": {"suffix": "T1w", "acquisition": null}}'
+    given = read_json(path, error=UsageError, fix=fix)
     if not isinstance(given, dict) or not all(isinstance(query, dict) for query in given.values()):
-        fix = 'write a JSON object such as {"t1w": {"suffix": "T1w", "acquisition": null}}'
         raise UsageError(path, found="something else than an object of objects", fix=fix)
     anatomical = tuple(_query(q, f"{path}: {name}") for name, q in given.items() if _is_anatomical(q))
     if not anatomical:
@@ -42,7 +38,8 @@ def read_queries(path: Path) -> tuple[Query, ...]:
 def _is_anatomical(given: Mapping[str, object]) -> bool:
     value = given.get("datatype")
     values = value if isinstance(value, list) else [value]
-    return not values or any(one in (None, *DATATYPES, ANY, *_SPELLED, _OPTIONAL) for one in values)
+    anatomical = (None, *DATATYPES, ANY, *_SPELLED, _OPTIONAL)
+    return not values or any(one is None or (isinstance(one, str) and one in anatomical) for one in values)
 
 
 def _query(given: Mapping[str, object], where: str) -> Query:

@@ -22,6 +22,7 @@ from synthseg.errors import SynthsegError, UsageError
 if TYPE_CHECKING:
     from distributed import Client, Future
 
+LOOPBACK = "127.0.0.1"
 QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "sge": "SGECluster", "lsf": "LSFCluster"}
 AHEAD = 1  # jobs in flight for each worker beside the one it is at, so that none waits for us
 _LOOK_EVERY_S = 1.0  # at how many workers there are
@@ -55,10 +56,12 @@ def start_cluster(where: str, options: Mapping[str, str], *, workers: int | None
     """
     kind, number = _kind(where, workers)
     try:
+        import cryptography  # noqa: F401  # makes the certificate
         import dask
         from distributed import Client, LocalCluster
+        from distributed.security import Security
     except ImportError as error:
-        raise UsageError("--dask", found="no Dask here", fix="pip install 'synthseg[cohort]'") from error
+        raise UsageError("--dask", found=f"no package {error.name}", fix="pip install 'synthseg[cohort]'") from error
     # A scan is lost with its worker at once and comes back to us, who count and decide; and no scan waits in the hands
     # of a worker that is at another one, so that none is lost without having been begun.
     # And a worker that takes its time to come back (torch, a busy machine) is waited for before its place is given up.
@@ -73,8 +76,16 @@ def start_cluster(where: str, options: Mapping[str, str], *, workers: int | None
     try:
         if kind == "local":
             n = number
+            # Who reaches a scheduler can have it run anything. Ours listens to this machine only, and to us only: also
+            # other users of this machine lack the certificate, which is made for this run.
             cluster: Any = LocalCluster(
-                n_workers=n, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
+                host=LOOPBACK,
+                security=Security.temporary(),
+                n_workers=n,
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address=None,
+                memory_limit=0,
             )
             return Cluster(Client(cluster), n, lambda: cluster.scale(n))
         if kind in QUEUES:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from synthseg.cohort.series import Header
-from synthseg.errors import UsageError
+from synthseg.errors import UsageError, one_line
+from synthseg.reading import is_file
 
 PREAMBLE = 128
+MAX_INFLATED = 2**28  # bytes in one file whose content is compressed as a whole
+_LONGEST = 200  # characters of a description; the standard allows 64
+_LARGEST = 1e6  # mm or ms
 # Files that are never DICOM images and often lie beside them.
 OTHER_FILES = frozenset(
     {".nii", ".gz", ".json", ".txt", ".csv", ".tsv", ".png", ".jpg", ".jpeg", ".pdf", ".xml", ".html", ".zip", ".bval"}
@@ -55,8 +60,13 @@ def require_dicom() -> None:
 
 
 def looks_like_dicom(path: Path) -> bool:
-    """Whether a file may be DICOM: by its mark, or by a name like those of old exports, which have no mark."""
+    """Whether a file may be DICOM: by its mark, or by a name like those of old exports, which have no mark.
+
+    Pipes and devices are not: opening one may wait for ever.
+    """
     if path.name.startswith(".") or path.name.upper() == "DICOMDIR" or path.suffix.lower() in OTHER_FILES:
+        return False
+    if not is_file(path):
         return False
     try:
         with path.open("rb") as file:
@@ -102,11 +112,14 @@ def read_header(path: Path) -> Header | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # vendors break rules that matter to nobody here
+            if _inflates(path):
+                return None
             data = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=TAGS)
-        study, series = str(data.get("StudyInstanceUID", "")), str(data.get("SeriesInstanceUID", ""))
-        if not series or not data.get("SOPClassUID"):
-            return None
-        return _header(path, data, study, series)
+            # Within: values are converted, and complained about, when they are asked for.
+            study, series = str(data.get("StudyInstanceUID", "")), str(data.get("SeriesInstanceUID", ""))
+            if not series or not data.get("SOPClassUID"):
+                return None
+            return _header(path, data, study, series)
     except Exception:  # damaged files make the parser raise anything; they are counted and told of by the caller
         return None
 
@@ -125,8 +138,8 @@ def _header(path: Path, data: Any, study: str, series: str) -> Header:
         instance=str(data.get("SOPInstanceUID", "")),
         sop_class=str(data.get("SOPClassUID", "")),
         modality=str(data.get("Modality", "")).upper(),
-        number=int(number) if number is not None else None,
-        description=str(data.get("SeriesDescription") or data.get("ProtocolName") or "").strip(),
+        number=int(number) if number is not None and 0 <= int(number) < 10**9 else None,
+        description=one_line(str(data.get("SeriesDescription") or data.get("ProtocolName") or "").strip())[:_LONGEST],
         image_type=tuple(str(value) for value in _many(data.get("ImageType"))),
         orientations=tuple(one for one in plane if len(one) == 6),
         positions=tuple(one for one in places if len(one) == 3),
@@ -169,4 +182,31 @@ def _many(value: Any) -> list[Any]:
 
 
 def _floats(value: Any) -> tuple[float, ...]:
-    return tuple(float(one) for one in _many(value))
+    """Numbers of an attribute; none at all where one of them is no number that a scanner could mean."""
+    numbers = tuple(float(one) for one in _many(value))
+    return numbers if all(abs(one) < _LARGEST for one in numbers) else ()  # false for NaN, too
+
+
+def _inflates(path: Path) -> bool:
+    """Whether a file is compressed as a whole (deflated transfer syntax) to more than such a file may hold.
+
+    The parser would take all of it into memory at once: ten megabytes may hold ten gigabytes.
+    """
+    from pydicom.filereader import read_file_meta_info
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    with path.open("rb") as file:
+        if file.read(PREAMBLE + 4)[PREAMBLE:] != b"DICM":
+            return False
+    meta = read_file_meta_info(path)
+    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        return False
+    length = int(meta.FileMetaInformationGroupLength)
+    with path.open("rb") as file:
+        file.seek(PREAMBLE + 4 + 12 + length)  # behind the mark, the element of the group's length, and the group
+        unpacked, left = zlib.decompressobj(-zlib.MAX_WBITS), MAX_INFLATED
+        while left > 0 and (packed := file.read(2**20)):
+            while packed and left > 0:
+                left -= len(unpacked.decompress(packed, 2**20))
+                packed = unpacked.unconsumed_tail
+    return left <= 0

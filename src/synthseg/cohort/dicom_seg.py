@@ -24,6 +24,7 @@ from synthseg.cohort.sidecars import color_rows
 from synthseg.cohort.texts import read_json
 from synthseg.errors import SynthsegError, UsageError, VolumeError
 from synthseg.files import atomic_file
+from synthseg.reading import exists
 from synthseg.volumes import read_volume, strip_extension
 
 if TYPE_CHECKING:
@@ -37,6 +38,12 @@ NEEDED = (
 MAY_BE_EMPTY = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "ReferringPhysicianName"),
     *("StudyID", "StudyDate", "StudyTime", "AccessionNumber"),
+)
+# What else is read: highdicom copies all it finds of the patient and the study, comments and histories too.
+ALSO = (
+    *("Modality", "SeriesNumber", "InstanceNumber", "EchoTime", "NumberOfFrames", "SliceThickness"),
+    *("SpacingBetweenSlices", "PositionReferenceIndicator", "IssuerOfPatientID", "StudyDescription", "ImageType"),
+    *("Manufacturer", "ManufacturerModelName", "PhotometricInterpretation", "SamplesPerPixel"),
 )
 SERIES_NUMBER_OFFSET = 9000  # far from the scanner's own
 
@@ -57,10 +64,10 @@ def write_for(job: Job) -> None:
 
     Raises: as :func:`write_dicom_seg`; SynthsegError where the source series is gone.
     """
-    if not source_note(job.source).exists():
+    if not exists(source_note(job.source)):
         return
     labels, target = seg_file(job)
-    names = list(read_json(job.files["record"])["volumes_mm3"])
+    names = list(read_json(job.files["record"], any_name=True)["volumes_mm3"])
     rows = color_rows(job.files["color_table"], names)
     with source_files(job.source) as files:
         write_dicom_seg(labels, [Segment(row.value, row.name, row.color) for row in rows], files, target)
@@ -79,7 +86,7 @@ def source_files(converted: Path) -> Iterator[list[Path]]:
     Raises: SynthsegError where they are gone, or the note that names them is damaged.
     """
     note = source_note(converted)
-    said = read_json(note)
+    said = read_json(note, any_name=True)
     try:
         files, series = [Path(file) for file in said["files"]], str(said["series"])
         archive = Path(said["archive"]) if "archive" in said else None
@@ -193,7 +200,7 @@ def _read_sources(files: Sequence[Path]) -> list[Any]:
 
     sources = []
     for path in files:
-        data = pydicom.dcmread(path, stop_before_pixels=True)
+        data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[*NEEDED, *MAY_BE_EMPTY, *ALSO])
         lacking = [name for name in NEEDED if data.get(name) in (None, "")]
         if lacking:
             what = "several frames in one file" if "NumberOfFrames" in data else f"no {lacking[0]}"

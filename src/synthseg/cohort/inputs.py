@@ -5,7 +5,6 @@ What is taken of a DICOM study and of a BIDS session, and what is left out and w
 
 from __future__ import annotations
 
-import glob
 import re
 import tempfile
 from collections.abc import Sequence
@@ -16,15 +15,17 @@ from synthseg.cohort.archives import unpack
 from synthseg.cohort.bids import Choice, LeftOut, find_scans, is_bids
 from synthseg.cohort.convert import convert, series_key
 from synthseg.cohort.dicom import dicom_files, looks_like_dicom, read_headers
+from synthseg.cohort.patterns import fitting, is_pattern
 from synthseg.cohort.series import Series, group, impossible, pick, told, unfit
 from synthseg.cohort.texts import tsv
 from synthseg.errors import SynthsegError, UsageError, VolumeError
 from synthseg.files import at_home, read_list
 from synthseg.inference.discovery import discover
+from synthseg.reading import exists, is_file, is_folder, list_folder, real_path
 from synthseg.volumes import is_volume_path
 
 ALL = "all"
-_WILD = re.compile(r"[*?\[]")
+_STEM = 100  # characters of a folder's name that become a file's: names end at 255
 
 
 @dataclass(frozen=True)
@@ -99,32 +100,44 @@ class _Gathering:
         self.left_out: list[LeftOut] = []
         self.notes: list[str] = []
         self.errors: list[SynthsegError] = []
+        self.lists: list[Path] = []  # that are being read, one named by the other
         self.stood_for: set[Path] = set()  # files of series of which one file was named
 
     def add(self, entry: str | Path) -> None:
         path = at_home(entry)
-        if _WILD.search(str(path)) and not path.exists():
-            found = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - Path.glob takes no absolute patterns
+        if is_pattern(path) and not exists(path):
+            found = fitting(path)
             if not found:
                 raise UsageError(path, found="a pattern that no file or folder fits", fix="check it, or quote it")
             for one in found:
-                self.add_path(Path(one))
+                self.add_path(one)
         else:
             self.add_path(path)
 
     def add_path(self, path: Path) -> None:
         suffix = path.suffix.lower()
-        if path.is_dir():
+        if is_folder(path):
             self._folder(path)
         elif suffix == ".txt":
-            for entry in read_list(path):
-                self.add(entry)
+            self._list(path)
         elif suffix == ".zip":
             self._zip(path)
-        elif path.is_file() and not is_volume_path(path) and looks_like_dicom(path):
+        elif is_file(path) and not is_volume_path(path) and looks_like_dicom(path):
             self._dicom_file(path)
         else:  # also one that is missing: it fails by itself later, and the others are still done
             self.scans.append(Input(path))
+
+    def _list(self, path: Path) -> None:
+        """What of a list cannot be used is told of, and the rest is done. It may name other lists, but not itself."""
+        if real_path(path) in self.lists:
+            raise UsageError(path, found="a list that names itself", fix="take out the line that leads back to it")
+        self.lists.append(real_path(path))
+        for entry in read_list(path):
+            try:
+                self.add(entry)
+            except UsageError as error:
+                self.errors.append(UsageError(f"{path}: {error.subject}", found=error.found, fix=error.fix))
+        self.lists.pop()
 
     def _folder(self, folder: Path) -> None:
         if is_bids(folder):
@@ -132,17 +145,17 @@ class _Gathering:
             self.scans += [Input(scan.path, {**scan.entities, "suffix": scan.suffix}) for scan in found.scans]
             self.left_out += found.left_out
             return
-        if not any(is_volume_path(path) for path in folder.iterdir()):
+        if not any(is_volume_path(path) for path in list_folder(folder)):
             files = list(dicom_files(folder))
             if files:
-                self._studies(folder, files, _stem(folder.resolve().name))
+                self._studies(folder, files, _stem(real_path(folder).name))
                 return
         scans, notes = discover([folder])
         self.scans += [Input(path) for path in scans]
         self.notes += notes
 
     def _zip(self, archive: Path) -> None:
-        if not archive.is_file():
+        if not is_file(archive):
             self.errors.append(UsageError(archive, found="no such file", fix="check the path"))
             return
         self.work.mkdir(parents=True, exist_ok=True)
@@ -166,7 +179,7 @@ class _Gathering:
         if not headers:
             self.scans.append(Input(path))
             return
-        beside = [other for other in sorted(path.parent.iterdir()) if other.is_file() and looks_like_dicom(other)]
+        beside = [other for other in list_folder(path.parent) if looks_like_dicom(other)]
         same = [header for header in read_headers(beside)[0] if header.series == headers[0].series]
         self.stood_for |= {header.path.absolute() for header in same}
         one = group(same)[0]
@@ -174,7 +187,7 @@ class _Gathering:
             fix = "name a file of another series, or the folder"
             self.errors.append(UsageError(path, found=f"a file of {one.name}: {reason}", fix=fix))
             return
-        self._take(path, one, _stem(path.resolve().parent.name), "the series of the file that was named")
+        self._take(path, one, _stem(real_path(path).parent.name), "the series of the file that was named")
 
     def _studies(self, place: Path, files: Sequence[Path], stem: str) -> None:
         headers, others = read_headers(files)
@@ -227,7 +240,7 @@ class _Gathering:
 
 def _stem(name: str) -> str:
     """A folder's name as the beginning of a file's name."""
-    return re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip("-.") or "dicom"
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", name)[:_STEM].strip("-.") or "dicom"
 
 
 def _is_asked_for(series: Series, asked: str) -> bool:

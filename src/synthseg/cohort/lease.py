@@ -55,8 +55,9 @@ class Lease:
     ) -> None:
         self._ended.set()
         self._thread.join()
-        if _read(self.path).get("token") == self.token:
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            if _read(self.path).get("token") == self.token:
+                self._sweep()
                 self.path.unlink()
 
     def require(self) -> None:
@@ -70,8 +71,12 @@ class Lease:
         while True:
             with contextlib.suppress(FileExistsError):
                 handle = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-                with os.fdopen(handle, "w") as file:
-                    file.write(self._text(0))
+                try:
+                    with os.fdopen(handle, "w") as file:
+                        file.write(self._text(0))
+                except OSError:  # a full disk: without a word in it, it would be taken for another's
+                    self.path.unlink(missing_ok=True)
+                    raise
                 return
             held = _read_text(self.path)
             if held is None:
@@ -86,6 +91,8 @@ class Lease:
 
     def _patience(self, held: str) -> float:
         holder = _parse(held)
+        if not held:  # its maker died before the first word, or writes it just now
+            return self._dead_after_s
         if holder.get("host") == socket.gethostname() and not _alive(holder.get("pid")):
             return self._dead_after_s
         return self._stale_after_s
@@ -99,9 +106,6 @@ class Lease:
                 with contextlib.suppress(FileExistsError):
                     os.link(grave, self.path)
             grave.unlink()
-        for half in self.path.parent.glob(f"{self.path.name}.*.part"):  # which the dead one was writing
-            with contextlib.suppress(OSError):
-                half.unlink()
 
     def _busy(self, held: str) -> UsageError:
         holder = _parse(held)
@@ -109,15 +113,21 @@ class Lease:
         fix = "let it finish, or stop it; `synthseg cohort status` shows how far it is"
         return UsageError(self.path.parent, found=f"another run at work on this cohort ({who})", fix=fix)
 
+    def _sweep(self) -> None:
+        """Remove what dead ones, or a full disk, have left: halves of beats, leases taken away. By its holder only."""
+        for left in self.path.parent.glob(f"{self.path.name}.*"):
+            with contextlib.suppress(OSError):
+                left.unlink()
+
     def _keep(self) -> None:
         beat = 0
         while not self._ended.wait(BEAT_S):
             beat += 1
-            found = _read(self.path)
-            if found.get("token", self.token) != self.token:
-                self.lost = True
-                return
             with contextlib.suppress(OSError):  # a disk that is away for a moment: the next beat may reach it
+                found = _read(self.path)
+                if found.get("token", self.token) != self.token:
+                    self.lost = True
+                    return
                 part = self.path.with_name(f"{self.path.name}.{self.token}.part")
                 part.write_text(self._text(beat))
                 part.replace(self.path)
@@ -137,7 +147,7 @@ def _read(path: Path) -> dict[str, object]:
 
 def _read_text(path: Path) -> str | None:
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return None
 

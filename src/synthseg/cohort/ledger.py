@@ -10,36 +10,21 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from synthseg.cohort.ledger_values import SCHEMA, damaged, parse, parse_path, parse_result, parse_texts, path_value
 from synthseg.cohort.work import Described, Job, Report, Settings
 from synthseg.errors import OutputError, UsageError
 
 LEDGER_NAME = "cohort.sqlite"
-VERSION = 1  # of the tables below
+VERSION = 1  # of the tables of SCHEMA
 State = Literal["waiting", "running", "done", "failed"]
 STATES: tuple[State, ...] = ("waiting", "running", "done", "failed")
 BUSY_S = 60.0  # a reader keeps a writer waiting for milliseconds; on a slow network disk for seconds
-
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS note (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS setting (digest TEXT PRIMARY KEY, content TEXT NOT NULL, first_used TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS scan (
-  subject TEXT PRIMARY KEY, place INTEGER NOT NULL, source TEXT NOT NULL, entities TEXT NOT NULL, files TEXT NOT NULL,
-  state TEXT NOT NULL CHECK (state IN ('waiting', 'running', 'done', 'failed')), why TEXT NOT NULL DEFAULT '',
-  attempts INTEGER NOT NULL DEFAULT 0, losses INTEGER NOT NULL DEFAULT 0,
-  error_kind TEXT NOT NULL DEFAULT '', error TEXT NOT NULL DEFAULT '',
-  settings TEXT NOT NULL DEFAULT '', bytes INTEGER, mtime_ns INTEGER, sha256 TEXT,
-  worker TEXT NOT NULL DEFAULT '', started TEXT, finished TEXT, seconds REAL, result TEXT);
-CREATE INDEX IF NOT EXISTS scan_state ON scan (state, place);
-CREATE TABLE IF NOT EXISTS attempt (
-  subject TEXT NOT NULL, number INTEGER NOT NULL, status TEXT NOT NULL, error_kind TEXT NOT NULL, error TEXT NOT NULL,
-  worker TEXT NOT NULL, finished TEXT NOT NULL, seconds REAL NOT NULL, PRIMARY KEY (subject, number));
-"""
 
 
 @dataclass(frozen=True)
@@ -83,8 +68,7 @@ class Ledger:
         self.path = out / LEDGER_NAME
         self.out = Path(out).absolute()
         if not create and not self.path.is_file():
-            fix = "give the folder that `synthseg cohort run ... -o FOLDER` wrote to"
-            raise UsageError(out, found=f"no ledger of a cohort ({LEDGER_NAME})", fix=fix)
+            raise self._missing()
         with self._told():
             self._db = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)
             self._db.row_factory = sqlite3.Row
@@ -105,7 +89,7 @@ class Ledger:
         """A value that :meth:`write_note` left, None if it did not."""
         with self._told():
             found = self._db.execute("SELECT value FROM note WHERE name = ?", (name,)).fetchone()
-        return None if found is None else json.loads(found["value"])
+        return None if found is None else parse(found["value"], self.path)
 
     def write_note(self, name: str, value: Any) -> None:
         with self._transaction() as db:
@@ -122,7 +106,7 @@ class Ledger:
         """The settings of a digest, None for one that was never used."""
         with self._told():
             found = self._db.execute("SELECT content FROM setting WHERE digest = ?", (digest,)).fetchone()
-        return None if found is None else json.loads(found["content"])
+        return None if found is None else parse(found["content"], self.path)
 
     def rows(self, state: State | None = None) -> Iterator[Row]:
         """All scans, or those of one state, in the order in which they were enlisted."""
@@ -237,13 +221,19 @@ class Ledger:
         if version == VERSION:
             return
         empty = not self._db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
-        if version or not (empty and create):
+        if empty and not version and not create:  # a run was killed, or is, just where it begins one
+            raise self._missing()
+        if version or not empty:
             found = f"a database that is no ledger of this version ({version}, not {VERSION})"
             raise UsageError(self.path, found=found, fix="use the synthseg that wrote it, or another output folder")
         with self._transaction() as db:
             for statement in SCHEMA.split(";"):
                 db.execute(statement)
             db.execute(f"PRAGMA user_version = {VERSION}")
+
+    def _missing(self) -> UsageError:
+        fix = "give the folder that `synthseg cohort run ... -o FOLDER` wrote to"
+        return UsageError(self.path.parent, found=f"no ledger of a cohort ({LEDGER_NAME})", fix=fix)
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -262,13 +252,16 @@ class Ledger:
                 yield self._db
                 self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                with suppress(sqlite3.Error):  # rolled back already, as by a full disk: the first error is told
+                    self._db.execute("ROLLBACK")
                 raise
 
     @contextmanager
     def _told(self) -> Iterator[None]:
         try:
             yield
+        except UnicodeDecodeError as error:
+            raise damaged(self.path, "text that is none") from error
         except sqlite3.Error as error:
             fix = "free space, wait for whoever holds it; on a network disk without file locks, choose another folder"
             raise OutputError(self.path, found=f"no way to read or write it ({error})", fix=fix) from error
@@ -280,18 +273,17 @@ class Ledger:
             whole = Path(path).absolute()
             files[kind] = str(whole.relative_to(self.out) if whole.is_relative_to(self.out) else whole)
         entities = json.dumps(dict(job.entities))
-        return job.subject, place, str(Path(job.source).absolute()), entities, json.dumps(files)
+        return job.subject, place, path_value(Path(job.source)), entities, json.dumps(files)
 
     def _row(self, found: sqlite3.Row) -> Row:
-        files = {kind: self.out / path for kind, path in json.loads(found["files"]).items()}
-        job = Job(Path(found["source"]), found["subject"], files, json.loads(found["entities"]))
-        same = {
-            name: found[name]
-            for name in ("state", "why", "attempts", "losses", "error_kind", "error", "settings", "worker")
-        }
+        files = {kind: self.out / path for kind, path in parse_texts(found["files"], self.path).items()}
+        entities = parse_texts(found["entities"], self.path)
+        job = Job(parse_path(found["source"], self.path), str(found["subject"]), files, entities)
+        names = ("state", "why", "attempts", "losses", "error_kind", "error", "settings", "worker")
+        same = {name: found[name] for name in names}
         times = {name: found[name] for name in ("started", "finished", "seconds")}
         stamp = (found["bytes"], found["mtime_ns"], found["sha256"])
-        return Row(job=job, **same, **times, stamp=stamp, result=json.loads(found["result"] or "{}"))
+        return Row(job=job, **same, **times, stamp=stamp, result=parse_result(found["result"], self.path))
 
 
 def now() -> str:

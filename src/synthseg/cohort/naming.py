@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import sqlite3
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
-from synthseg.cohort.ledger import LEDGER_NAME, Ledger, Row
-from synthseg.cohort.plan import stamp_of
+from synthseg.cohort.ledger import BUSY_S, LEDGER_NAME, Ledger, Row
+from synthseg.cohort.plan import sha256_of, stamp_of
 from synthseg.cohort.work import Job
 from synthseg.errors import UsageError
 from synthseg.inference.outputs import Outputs, output_files
-from synthseg.inference.record import describe_input
+from synthseg.reading import exists, real_path
 from synthseg.volumes import strip_extension
 
 
@@ -52,7 +54,9 @@ def _free(name: str, taken: set[str]) -> str:
 def _name(source: Path, depth: int) -> str:
     """The file's name without extension behind its last ``depth`` folders, the root left out."""
     folders = [part for part in source.parent.parts if part != source.anchor]
-    return "_".join([*(folders[-depth:] if depth else []), strip_extension(source)]).replace(" ", "-")
+    name = "_".join([*(folders[-depth:] if depth else []), strip_extension(source)]).replace(" ", "-")
+    # Names are in the ledger and in tables, where bytes that are no text, line ends and the like cannot be.
+    return "".join(c if c.isprintable() else "-" for c in name)
 
 
 def _moved(sources: Sequence[Path], rows: Sequence[Row]) -> dict[Path, Path]:
@@ -67,12 +71,24 @@ def _moved(sources: Sequence[Path], rows: Sequence[Row]) -> dict[Path, Path]:
     for source in (source for source in sources if source in fresh and source.name in gone):
         for row in gone[source.name]:
             size, _, sha256 = row.stamp
-            if row.job.source in moved.values() or row.job.source.exists() or sha256 is None:
+            if row.job.source in moved.values() or exists(row.job.source) or sha256 is None:
                 continue
-            if stamp_of(source).get("bytes") == size and describe_input(source)["sha256"] == sha256:
+            if stamp_of(source).get("bytes") == size and sha256_of(source) == sha256:
                 moved[source] = row.job.source
                 break
     return moved
+
+
+def _has_ledger(out: Path) -> bool:
+    """Whether a run has begun a ledger there. Also for a file that is something else."""
+    path = out / LEDGER_NAME
+    if not path.is_file():
+        return False
+    try:
+        with closing(sqlite3.connect(path, timeout=BUSY_S)) as db:
+            return bool(db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0])
+    except sqlite3.Error:
+        return True  # whatever it is, opening it says so
 
 
 def plan_cohort(scans: Sequence[tuple[Path, Mapping[str, str]]], out: Path, outputs: Outputs) -> list[Job]:
@@ -84,18 +100,18 @@ def plan_cohort(scans: Sequence[tuple[Path, Mapping[str, str]]], out: Path, outp
     """
     sources = [path.absolute() for path, _ in scans]
     known: dict[Path, str] = {}
-    if (out / LEDGER_NAME).is_file():
+    if _has_ledger(out):
         with Ledger(out) as ledger:
             rows = list(ledger.rows())
         known = {row.job.source: row.job.subject for row in rows}
         for source, before in _moved(sources, rows).items():
             known[source] = known.pop(before)
-    inputs = {source.resolve() for source in sources}
+    inputs = {real_path(source) for source in sources}
     jobs = []
     for source, name, (_, entities) in zip(sources, name_scans(sources, known), scans, strict=True):
         files = output_files(out, name, outputs)
         for path in files.values():
-            if path.resolve() in inputs:
+            if real_path(path) in inputs:
                 raise UsageError(path, found="an output that would replace a scan", fix="choose another output")
         jobs.append(Job(source, name, files, entities))
     return jobs

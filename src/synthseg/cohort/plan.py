@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,11 +15,12 @@ from synthseg.cohort.ledger import Ledger, Row, State
 from synthseg.cohort.work import Described, Job, Report, Settings
 from synthseg.configs import flatten
 from synthseg.errors import UsageError
+from synthseg.files import sweep_parts
 from synthseg.inference.record import describe_input, failure_file, read_record, still_holds
+from synthseg.reading import exists, is_file
 
 NEW, AGAIN = "new", "--overwrite"
 FINISHED = "its files and record were there already"
-_PART = re.compile(r"^\.(.+)\.\d+-[0-9a-f]{8}\.part$")  # as `files.atomic_file` calls a file that is not whole yet
 _LOOKERS = 16  # threads that look at files: on a network disk each look is a round trip
 
 
@@ -65,8 +65,8 @@ def make_plan(
         explained.append(f"{left} scan(s) were left unfinished by a run that was killed")
     _check_names(jobs)
     known = {row.job.subject: row for row in ledger.rows()}
+    swept = sweep_parts(path for job in jobs for path in job.files.values())
     listing = _Listing()
-    swept = listing.sweep(jobs)
     if swept:
         explained.append(f"removed {swept} file(s) that a killed run had not finished writing")
     with ThreadPoolExecutor(_LOOKERS) as lookers:
@@ -88,9 +88,17 @@ def stamp_of(path: Path) -> dict[str, Any]:
     """Bytes and time of change of a file, empty where there is none."""
     try:
         found = path.stat()
-    except OSError:
+    except (OSError, ValueError):
         return {}
     return {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
+
+
+def sha256_of(path: Path) -> str | None:
+    """Of a file's content; None for one that cannot be read."""
+    try:
+        return str(describe_input(path)["sha256"]) if is_file(path) else None
+    except OSError:
+        return None
 
 
 def _check_names(jobs: Sequence[Job]) -> None:
@@ -107,7 +115,7 @@ def _decide(job: Job, row: Row | None, described: Described, listing: _Listing) 
     if row is None:
         return "waiting", NEW
     source = Path(job.source).absolute()
-    if source != row.job.source and row.job.source.exists():
+    if source != row.job.source and exists(row.job.source):
         found = f"another scan of that name in the ledger, {row.job.source}"
         raise UsageError(source, found=found, fix="rename one of them, or run them into two folders")
     if row.state == "waiting" and not row.losses:  # losses are of these settings and this input
@@ -129,7 +137,7 @@ def _changed(source: Path, row: Row) -> bool:
     if stamp.get("mtime_ns") == mtime_ns:
         return False
     # A copy has another time: worth reading it.
-    return sha256 is None or bool(stamp and describe_input(source)["sha256"] != sha256)
+    return sha256 is None or bool(stamp and sha256_of(source) != sha256)
 
 
 def _take_in(
@@ -167,7 +175,7 @@ def _take_in_failures(
         path = failure_file(job.files["record"])
         if state != "waiting" or path not in listing:
             continue
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
             found = json.loads(path.read_text(encoding="utf-8"))
             if found["settings"] == settings:
                 kind, message = str(found["error"]["kind"]), str(found["error"]["message"])
@@ -222,22 +230,6 @@ class _Listing:
 
     def __contains__(self, path: Path) -> bool:
         return path.name in self._of(path.parent)
-
-    def sweep(self, jobs: Sequence[Job]) -> int:
-        """Delete what is left of files that were being written when a run was killed. Returns: how many."""
-        ours: dict[Path, set[str]] = {}
-        for job in jobs:
-            for path in job.files.values():
-                ours.setdefault(path.parent, set()).add(path.name)
-        swept = 0
-        for folder, names in ours.items():
-            for name in list(self._of(folder)):
-                found = _PART.match(name)
-                if found and found.group(1) in names:
-                    with contextlib.suppress(OSError):
-                        (folder / name).unlink()
-                        swept += 1
-        return swept
 
     def _of(self, folder: Path) -> set[str]:
         if folder not in self._names:

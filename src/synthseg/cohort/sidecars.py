@@ -17,6 +17,8 @@ from typing import Any
 from synthseg.cohort.derivatives import RAW, TISSUE_LABELS
 from synthseg.cohort.texts import read_json, read_text, to_json, tsv, write_json, write_once, write_text
 from synthseg.cohort.work import Job
+from synthseg.errors import SynthsegError
+from synthseg.inference.scan_warnings import RESEARCH_USE
 
 
 def complete(job: Job) -> None:
@@ -24,7 +26,14 @@ def complete(job: Job) -> None:
 
     Raises: OutputError; SynthsegError where the record or the colour table of the scan is gone or damaged.
     """
-    record = read_json(job.files["record"])
+    try:
+        _complete(job, read_json(job.files["record"], any_name=True))
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        found = f"something else than the record of a scan ({type(error).__name__}: {error})"
+        raise SynthsegError(job.files["record"], found=found, fix="segment the scan again (--overwrite)") from error
+
+
+def _complete(job: Job, record: Mapping[str, Any]) -> None:
     rows = color_rows(job.files["color_table"], list(record["volumes_mm3"]))
     if "posteriors_names" in job.files:
         channels = [c["name"] for c in read_json(job.files["posteriors_names"])["channels"]]
@@ -100,6 +109,8 @@ def _sidecar(kind: str, path: Path, source: str, record: Mapping[str, Any], chan
         "SynthSegSettings": record["settings"]["inference"],
         "SynthSegInputSha256": record["input"]["sha256"],
         "SynthSegNotes": record["notes"],
+        "SynthSegWarnings": record.get("warnings", []),
+        "SynthSegUse": record.get("use", RESEARCH_USE),
     }
 
 
@@ -109,9 +120,20 @@ def color_rows(path: Path, names: Sequence[str]) -> list[Row]:
     rows = []
     for line in read_text(path).splitlines():
         if line and not line.startswith("#"):
-            value, name, *color = line.split()
-            rows.append(Row(int(value), spelled.get(name, name), "#" + "".join(f"{int(c):02x}" for c in color[:3])))
+            rows.append(_color_row(line, spelled, path))
     return rows
+
+
+def _color_row(line: str, spelled: Mapping[str, str], path: Path) -> Row:
+    try:
+        value, name, *color = line.split()
+        red, green, blue = (int(c) for c in color[:3])
+        if not all(0 <= c <= 255 for c in (red, green, blue)):
+            raise ValueError(line)
+        return Row(int(value), spelled.get(name, name), f"#{red:02x}{green:02x}{blue:02x}")
+    except ValueError as error:
+        found = f"{line[:80]!r}, no line of a colour table"
+        raise SynthsegError(path, found=found, fix="segment the scan again (--overwrite)") from error
 
 
 def _write_lookup(shared: Path, images: Iterable[Path], rows: Sequence[Row]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from synthseg.cohort.ledger import Ledger
 from synthseg.cohort.work import Report, Workman, refused
-from synthseg.errors import UsageError
+from synthseg.errors import UsageError, one_line
 from synthseg.files import atomic_file
 
 SCRIPT_NAME = "cohort.slurm.sh"
@@ -41,6 +41,8 @@ class ArrayOptions:
                 raise UsageError(name, found=str(value), fix="use a number of at least 1")
         if not self.hours > 0:
             raise UsageError("hours", found=str(self.hours), fix="use a number above 0")
+        for text in (self.memory, *self.more):
+            _require_one_line("an option of sbatch", text)
 
 
 def array_script(out: Path, options: ArrayOptions, *, command: Sequence[str] = ("synthseg",)) -> str:
@@ -51,7 +53,9 @@ def array_script(out: Path, options: ArrayOptions, *, command: Sequence[str] = (
     Args:
         out: the cohort's folder, whose ledger says what is to be done.
         command: how synthseg is called on the nodes.
+    Raises: UsageError for a folder whose name would end a line of the script, and so begin a command.
     """
+    _require_one_line("the cohort's folder", str(out.absolute()))
     minutes = max(1, round(options.hours * 60))
     share = "" if options.at_once is None else f"%{options.at_once}"
     folder, called = shlex.quote(str(out.absolute())), shlex.join(command)
@@ -83,8 +87,15 @@ def write_array_script(out: Path, options: ArrayOptions) -> Path:
     path = out / SCRIPT_NAME
     with atomic_file(path) as file:
         file.write(array_script(out, options).encode())
-    path.chmod(0o755)
+    mode = path.stat().st_mode
+    path.chmod(mode | (mode & 0o444) >> 2)  # whoever may read it may run it: the umask has said who may
     return path
+
+
+def _require_one_line(what: str, text: str) -> None:
+    """A line's end within a line of the script would make what follows a command of its own."""
+    if one_line(text) != text:
+        raise UsageError(what, found=f"{text!r}, with characters that end a line", fix="use another name")
 
 
 def do_part(out: Path, part: int, of: int, *, threads: int | None = None, draw: str = "") -> Iterator[Report]:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -15,6 +16,7 @@ from typing import Any
 from synthseg.cohort.ledger import Ledger, Row
 from synthseg.errors import OutputError, UsageError
 from synthseg.files import atomic_file
+from synthseg.reading import read_text
 
 TABLE_NAME = "cohort"  # .tsv, .parquet, and .json, which says what the columns mean
 PARTICIPANT = "participant_id"
@@ -133,19 +135,19 @@ def read_participants(path: Path) -> dict[str, dict[str, Cell]]:
 
     Raises: UsageError for a table that cannot be read, has no ``participant_id``, or names a participant twice.
     """
+    fix = "give a participants.tsv: tab-separated UTF-8 text"
+    text = io.StringIO(read_text(path, error=UsageError, fix=fix))
     try:
-        text = io.StringIO(path.read_text("utf-8-sig"))
         # BIDS tables know no quotes: a quotation mark is one.
         lines = [line for line in csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE) if any(line)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        fix = "give a participants.tsv: tab-separated UTF-8 text"
+    except csv.Error as error:  # a cell of more than 128 KiB
         raise UsageError(path, found=f"no readable table ({error})", fix=fix) from error
     if not lines or PARTICIPANT not in lines[0]:
         found = f"the columns {', '.join(lines[0]) if lines else 'none'}"
         raise UsageError(path, found=found, fix=f"give a tab-separated table with a column {PARTICIPANT}")
     header, found_by = [name.strip() for name in lines[0]], {}
     if len(set(header)) < len(header):
-        twice = ", ".join(sorted({name for name in header if header.count(name) > 1}))
+        twice = ", ".join(sorted(name for name, times in Counter(header).items() if times > 1))
         raise UsageError(path, found=f"two columns called {twice}", fix="rename one of them")
     for number, line in enumerate(lines[1:], start=2):
         if len(line) != len(header):
@@ -168,6 +170,7 @@ _STATE_COLUMNS = {
     "attempts": {"Description": "attempts at this scan"},
     "seconds": {"Description": "time spent on the last attempt", "Units": "s"},
     "qc": {"Description": "verdict on the worst group of structures: pass, warn or fail (predicted Dice)"},
+    "warnings": {"Description": "codes of what may be wrong with the scan or its result, separated by spaces"},
     "notes": {"Description": "what was noticed on the way"},
     "settings": {"Description": "digest of settings, weights and version; equal digests give equal results"},
     "input_sha256": {"Description": "SHA-256 of the scan's file"},
@@ -198,8 +201,13 @@ def _what(row: Row) -> dict[str, Cell]:
         return cells
     cells |= {"seconds": row.seconds, "settings": row.settings, "input_sha256": row.stamp[2]}
     cells |= {"qc": row.result.get("quality", {}).get("verdict")} if "quality" in row.result else {}
+    cells |= {"warnings": " ".join(_codes(row)) or "none"} if "warnings" in row.result else {}
     cells |= {"notes": "; ".join(row.result["notes"])} if row.result.get("notes") else {}
     return cells | {f"dice_{name}": score for name, score in _scores(row).items()} | row.result.get("volumes_mm3", {})
+
+
+def _codes(row: Row) -> list[str]:
+    return [str(warning["code"]) for warning in row.result["warnings"]]
 
 
 def _scores(row: Row) -> dict[str, float]:

@@ -9,34 +9,33 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from synthseg import reading
 from synthseg.errors import SynthsegError
 from synthseg.files import atomic_file
+
+_AGAIN = "check it, or make it again"
 
 
 def read_text(path: Path) -> str:
     """Raises: SynthsegError for a file that is missing or no text."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        found = f"no readable text file ({error})"
-        raise SynthsegError(path, found=found, fix="check it, or make it again") from error
+    return reading.read_text(path, error=SynthsegError, fix=_AGAIN)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises: SynthsegError for a file that is missing or holds something else."""
-    try:
-        given = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise SynthsegError(path, found=f"no JSON ({error})", fix="check it, or make it again") from error
+def read_json(path: Path, *, any_name: bool = False) -> dict[str, Any]:
+    """A JSON object; with ``any_name`` one of our own, which holds names of files, whatever their bytes.
+
+    Raises: SynthsegError for a file that is missing or holds something else.
+    """
+    given = reading.read_json(path, error=SynthsegError, fix=_AGAIN, any_name=any_name)
     if not isinstance(given, dict):
-        raise SynthsegError(path, found="JSON that is no object", fix="check it, or make it again")
+        raise SynthsegError(path, found="JSON that is no object", fix=_AGAIN)
     return given
 
 
 def write_text(path: Path, text: str) -> None:
-    """Raises: OutputError."""
+    """Bytes in file names that are no text are spelled out (``\\udcff``). Raises: OutputError."""
     with atomic_file(path) as file:
-        file.write(text.encode("utf-8"))
+        file.write(text.encode("utf-8", "backslashreplace"))
 
 
 def to_json(values: Any) -> str:
@@ -57,7 +56,7 @@ def write_once(path: Path, text: str) -> bool:
     Raises: OutputError.
     """
     try:
-        return path.read_bytes() == text.encode("utf-8")
+        return path.read_bytes() == text.encode("utf-8", "backslashreplace")
     except FileNotFoundError:
         write_text(path, text)
         return True

@@ -31,7 +31,7 @@ class Settings:
     Attributes:
         weights: none are the mode's own; several are merged by the rule ``merge``.
         mode, parcels, quality, protocol, ct, precision, percentiles, merge: as ``synthseg segment`` has them; None is
-            the mode's own.
+            the mode's own, and for quality: where there is a network for it.
         model_dir: where weights are looked for first.
         device, backend, memory: what carries the networks out; no part of what the results hold.
         outputs: what is written for every scan.
@@ -43,7 +43,7 @@ class Settings:
     weights: tuple[str, ...] = ()
     mode: str = "default"
     parcels: bool = False
-    quality: bool = False
+    quality: bool | None = False
     protocol: str | None = None
     ct: bool | None = None
     precision: str | None = None
@@ -195,13 +195,14 @@ class Workman:
 
     def do(self, job: Job, *, overwrite: bool = False) -> Report:
         """Segment one scan and write its files, unless they are there already. Failures are reports, not errors."""
+        from synthseg.cohort.ages import age_of
         from synthseg.inference import BatchOptions, run_batch
         from synthseg.inference import Job as Scan
 
         started, clock = time.time(), time.perf_counter()
         files = {kind: path for kind, path in job.files.items() if kind != LATER}
         scan = Scan(job.source, job.subject, files)
-        options = BatchOptions(overwrite=overwrite, overlay=self.overlay, overlap=False)
+        options = BatchOptions(overwrite=overwrite, overlay=self.overlay, overlap=False, age_of=age_of)
         result = run_batch(self.segmenter, [scan], self.settings.outputs, options)
         if result.interrupted:
             raise KeyboardInterrupt

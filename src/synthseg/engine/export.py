@@ -106,14 +106,20 @@ def _require(net: UNet, path: Path, suffix: str, shape: Sides | None) -> None:
 
 
 def _move_pair(part: Path, path: Path) -> None:
-    """Graph and weights to their place, the weights first; either both or none, and then what was there stays."""
+    """Graph and weights to their place; either both or none, and then what was there stays.
+
+    A graph that is there goes first, and the new one comes last: killed in between, no graph stands beside weights that
+    are not its own.
+    """
     weights = path.with_suffix(".bin")
     with (
         _put_back_on_failure(weights),
+        _put_back_on_failure(path),
         atomic_file(path) as graph,
         part.open("rb") as source,  # the graph is whole beside its place before the weights take theirs
     ):
         shutil.copyfileobj(source, graph)
+        path.unlink(missing_ok=True)
         with atomic_file(weights) as file, part.with_suffix(".bin").open("rb") as values:
             shutil.copyfileobj(values, file)
 
@@ -134,7 +140,7 @@ def _put_back_on_failure(path: Path) -> Iterator[None]:
             yield
         except BaseException:
             with contextlib.suppress(OSError):  # the first failure is the one to tell about
-                kept.replace(path) if there else path.unlink(missing_ok=True)
+                shutil.move(kept, path) if there else path.unlink(missing_ok=True)
             raise
     finally:
         with contextlib.suppress(OSError):
@@ -186,6 +192,9 @@ def _onnx_runs(content: bytes) -> dict[str, Run]:
     """Ways of running an ONNX file, by the runtimes that are installed."""
     runs: dict[str, Run] = {}
     if find_spec("onnxruntime"):
+        # Its builds tell a server of their use, from native code, and keep an identifier of this computer in ~/.cache
+        # (onnxruntime 1.31, Privacy.md); whoever wants that sets the variable to 0.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime
 
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])

@@ -7,7 +7,9 @@ own low-precision passes then choose 8-bit kernels (VNNI or AMX where the proces
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -29,13 +31,33 @@ LARGEST = 127  # of a weight; symmetric, so that zero is exact
 
 
 def load_openvino() -> ModuleType:
-    """The package. Raises: SynthsegError where it is not installed or does not load on this machine."""
+    """The package, without its telemetry. Raises: SynthsegError where it is not installed or does not load here."""
     try:
-        import openvino
+        with _no_telemetry():
+            import openvino
     except ImportError as error:
         found = f"no usable OpenVINO ({error})"
         raise SynthsegError("backend openvino", found=found, fix="pip install 'synthseg[cpu]'") from error
     return openvino
+
+
+@contextmanager
+def _no_telemetry() -> Iterator[None]:
+    """Let OpenVINO load as where its telemetry is not installed: it would tell a server of every import.
+
+    Its import sends an event with an identifier of this computer to google-analytics.com, and keeps that identifier in
+    ``~/intel``, unless the user has opted out (openvino 2026.4, ``tools/ovc/__init__.py``). Where the package is
+    missing it takes a stub, for good. One that another part of the process has loaded is not ours, and stays.
+    """
+    name = "openvino_telemetry"
+    if name in sys.modules or "openvino" in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]  # the documented way to make an import fail
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 def compile_model(model: Any, properties: Mapping[str, Any]) -> Any:

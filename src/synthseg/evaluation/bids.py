@@ -22,6 +22,7 @@ from pathlib import Path
 from synthseg.cohort.bids import DESCRIPTION, plain, subject_folders
 from synthseg.errors import UsageError
 from synthseg.evaluation.pairing import FilePair, Pairing, distinct_names, settle
+from synthseg.reading import as_text, is_file, is_folder, list_folder
 from synthseg.volumes.volume import is_volume_path, strip_extension
 
 HOW_MADE = frozenset({"space", "res", "den", "desc", "label", "atlas", "seg", "scale"})
@@ -40,7 +41,7 @@ class BidsName:
 
 def is_dataset(folder: Path) -> bool:
     """Whether a folder holds a BIDS dataset: its description, or folders of subjects."""
-    return folder.is_dir() and ((folder / DESCRIPTION).is_file() or bool(subject_folders(folder)))
+    return is_folder(folder) and (is_file(folder / DESCRIPTION) or bool(subject_folders(folder)))
 
 
 def read_name(path: Path) -> BidsName | None:
@@ -79,17 +80,19 @@ def pair_datasets(predicted: Path, truth: Path, *, truth_pattern: str = "*", pre
         problems.append((name.path.name, _told(fitting, len(theirs), truth)))
     problems += settle(chosen, [name.path for name in theirs], passed_over=named)
     scans = distinct_names({name.path: _joined(name) for name in theirs})
-    pairs = tuple(FilePair(strip_extension(path), path, target, scans[target]) for path, target in chosen.items())
+    pairs = tuple(
+        FilePair(as_text(strip_extension(path)), path, target, scans[target]) for path, target in chosen.items()
+    )
     return Pairing(pairs, tuple(problems))
 
 
 def label_maps(folder: Path, pattern: str = "*") -> list[BidsName]:
     """A dataset's label maps in the order of their paths. Raises: UsageError when there is none."""
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise UsageError(folder, found="no such folder", fix="give the folder of a BIDS dataset")
     subjects = subject_folders(folder)
-    paths = [path for subject in subjects for path in subject.rglob("*")] if subjects else list(folder.iterdir())
-    volumes = sorted(path for path in paths if path.is_file() and is_volume_path(path))
+    paths = [path for subject in subjects for path in subject.rglob("*")] if subjects else list_folder(folder)
+    volumes = sorted(path for path in paths if is_volume_path(path) and is_file(path))
     fitting = (read_name(path) for path in volumes if fnmatch.fnmatch(path.name, pattern))
     names = [name for name in fitting if name is not None and (not subjects or name.suffix == LABEL_MAP)]
     if not names:
@@ -128,4 +131,4 @@ def _told(fitting: Sequence[BidsName], n_truths: int, truth: Path) -> str:
 
 
 def _joined(name: BidsName) -> str:
-    return "_".join(f"{key}-{value}" for key, value in name.scan.items())
+    return as_text("_".join(f"{key}-{value}" for key, value in name.scan.items()))

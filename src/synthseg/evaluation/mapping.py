@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from synthseg.errors import LabelError
+from synthseg.labels.checks import MAX_VALUE
 from synthseg.labels.convert import convert
 from synthseg.metrics import nearest_distance
+from synthseg.reading import read_text
 
+TABLE_BYTES = 64 * 2**20
 IGNORED = 255  # the truth's "do not score here"; EvaluationConfig.ignore_value by default
 _COLUMNS = "two columns of whole numbers named *_id (e.g. braincolor_id,aseg_id), or source,target"
 
@@ -60,13 +64,13 @@ def read_mapping(path: str | Path) -> LabelMapping:
     Raises: LabelError for a missing file, other columns, entries that are no numbers, and contradictory rows.
     """
     path = Path(path)
+    fix = f"give a CSV file with {_COLUMNS}"
+    text = io.StringIO(read_text(path, error=LabelError, fix=fix, most=TABLE_BYTES), newline="")
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-            source, target = _columns(reader.fieldnames or (), path)
-            rows = [(reader.line_num, row[source], _target_of(row, target)) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        fix = f"give a CSV file with {_COLUMNS}"
+        reader = csv.DictReader(text, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+        source, target = _columns(reader.fieldnames or (), path)
+        rows = [(reader.line_num, row[source], _target_of(row, target)) for row in reader]
+    except csv.Error as error:
         raise LabelError(path, found=f"a mapping that cannot be read ({error})", fix=fix) from error
     targets: dict[int, tuple[int, ...]] = {}
     for line, old, new in rows:
@@ -94,10 +98,12 @@ def _parse_row(old: str | None, new: str | None, subject: str) -> tuple[int, tup
     try:
         value, choices = int(old or ""), tuple(int(part) for part in (new or "").split("/"))
     except ValueError:
-        found = f"{old!r} -> {new!r}"
+        found = f"{(old or '')[:80]!r} -> {(new or '')[:80]!r}"
         raise LabelError(subject, found=found, fix="write whole numbers, and 8/47 for a choice of two") from None
     if value < 0 or min(choices) < 0:
         raise LabelError(subject, found=f"{old} -> {new}", fix="label values are never negative")
+    if max(value, *choices) > MAX_VALUE:
+        raise LabelError(subject, found=f"{old} -> {new}", fix=f"label values are at most {MAX_VALUE}")
     return value, choices
 
 

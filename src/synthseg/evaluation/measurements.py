@@ -12,6 +12,7 @@ from pathlib import Path
 
 from synthseg.errors import UsageError
 from synthseg.evaluation.writing import listed
+from synthseg.reading import read_text
 
 LONG_COLUMNS = ("scan", "method", "label", "structure", "metric", "value", "unit")
 MEAN = "mean over structures"
@@ -75,11 +76,7 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]
     delimiter = {".tsv": "\t", ".csv": ","}.get(path.suffix.lower())
     if delimiter is None:
         raise UsageError(path, found=f"the suffix {path.suffix!r}", fix="give a .tsv or .csv table")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise UsageError(path, found=f"no way to read it ({reason})", fix="give an existing UTF-8 table") from error
+    text = read_text(path, error=UsageError, fix="give an existing UTF-8 table")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         lines = [(reader.line_num, line) for line in reader if any(cell.strip() for cell in line)]
@@ -243,4 +240,4 @@ def _require(path: Path, header: Sequence[str], wanted: Sequence[str]) -> None:
 
 
 def _by_number(label: str) -> tuple[int, str]:
-    return (int(label), "") if label.isdigit() else (2**31, label)
+    return (int(label), "") if label.isdecimal() and len(label) < 19 else (2**63, label)

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from synthseg.errors import UsageError
+from synthseg.reading import as_text, is_file, is_folder, list_folder
 from synthseg.volumes.volume import VOLUME_EXTENSIONS, is_volume_path, strip_extension
 
 KIND_WORDS = frozenset(
@@ -65,10 +66,10 @@ def pair_files(predicted: Path, truth: Path, *, truth_pattern: str = "*", predic
     """
     ours = _volumes(predicted, predicted_pattern)
     theirs = _volumes(truth, truth_pattern)
-    if truth.is_file():
+    if is_file(truth):
         alone = len(ours) == 1
         return Pairing(tuple(FilePair(_stem(p), p, truth, core_of(_stem(truth)) if alone else _stem(p)) for p in ours))
-    return _match(ours, theirs, report_unused=predicted.is_dir())
+    return _match(ours, theirs, report_unused=is_folder(predicted))
 
 
 def core_of(stem: str) -> str:
@@ -157,13 +158,11 @@ def _joined(words: list[str]) -> str:
 
 
 def _volumes(path: Path, pattern: str) -> list[Path]:
-    if path.is_file():
+    if is_file(path):
         return [path]
-    if not path.is_dir():
+    if not is_folder(path):
         raise UsageError(path, found="no such file or folder", fix="check the path")
-    files = [
-        p for p in sorted(path.iterdir()) if p.is_file() and is_volume_path(p) and fnmatch.fnmatch(p.name, pattern)
-    ]
+    files = [p for p in list_folder(path) if is_volume_path(p) and fnmatch.fnmatch(p.name, pattern) and is_file(p)]
     if not files:
         kinds = " ".join(VOLUME_EXTENSIONS)
         named = "" if pattern == "*" else f" named {pattern!r}"
@@ -174,4 +173,4 @@ def _volumes(path: Path, pattern: str) -> list[Path]:
 
 
 def _stem(path: Path) -> str:
-    return strip_extension(path)
+    return as_text(strip_extension(path))

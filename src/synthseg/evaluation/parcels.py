@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from synthseg.errors import LabelError
 from synthseg.evaluation.agreement import grouped
 from synthseg.labels import load_protocol
 from synthseg.metrics import overlap
+from synthseg.reading import read_text
 from synthseg.volumes.volume import Volume
 
 PARCELS = "desikan-killiany"
@@ -57,14 +59,14 @@ def read_parcel_groups(path: str | Path) -> list[ParcelGroup]:
     Raises: LabelError for a missing file or column, entries that are no numbers, or rows of a group that disagree.
     """
     path = Path(path)
+    fix = f"give a CSV file with the columns {', '.join(_COLUMNS)}"
+    text = io.StringIO(read_text(path, error=LabelError, fix=fix), newline="")
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
-            rows = [] if missing else list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        found = f"a table that cannot be read ({error})"
-        raise LabelError(path, found=found, fix=f"give a CSV file with the columns {', '.join(_COLUMNS)}") from error
+        reader = csv.DictReader(text)
+        missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
+        rows = [] if missing else list(reader)
+    except csv.Error as error:
+        raise LabelError(path, found=f"a table that cannot be read ({error})", fix=fix) from error
     if missing:
         raise LabelError(path, found=f"no column {', '.join(missing)}", fix="add it, or give another table")
     groups: dict[tuple[str, str], ParcelGroup] = {}
@@ -123,7 +125,9 @@ def _group_of(row: dict[str, str], subject: str) -> ParcelGroup:
     try:
         truth, parcels = int(row["braincolor_id"]), tuple(int(part) for part in row["dk_id"].split("+"))
         template = float(row.get("mni_group_dice") or "nan")
-    except (ValueError, AttributeError):
-        found = f"{row['braincolor_id']!r} against {row['dk_id']!r}"
+    except (ValueError, AttributeError, TypeError):  # the last two: a line that is too short
+        found = f"{str(row['braincolor_id'])[:80]!r} against {str(row['dk_id'])[:80]!r}"
         raise LabelError(subject, found=found, fix="write whole numbers, joined by + where there are several") from None
+    if None in (row["group"], row["side"], row["quality"]):
+        raise LabelError(subject, found="a line that is too short", fix="fill in all columns")
     return ParcelGroup(row["group"], row["side"], (truth,), parcels, row["quality"], template)

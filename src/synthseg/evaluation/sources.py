@@ -12,6 +12,7 @@ from synthseg.evaluation.bids import is_dataset, pair_datasets
 from synthseg.evaluation.measurements import read_table
 from synthseg.evaluation.pairing import FilePair, Pairing, pair_files
 from synthseg.files import at_home, read_list
+from synthseg.reading import as_text, is_folder, list_folder, real_path
 from synthseg.volumes.volume import is_volume_path, strip_extension
 
 LIST = ".txt"
@@ -46,7 +47,7 @@ def gather_pairs(
     """
     predicted = Path(predicted)
     if truth is None:
-        return _named(_from_table(predicted, method), _called(predicted))
+        return _named(_from_table(predicted, method), _called(predicted), predicted)
     truth = Path(truth)
     _check_kinds(predicted, truth)
     if predicted.suffix.lower() == LIST:
@@ -55,7 +56,7 @@ def gather_pairs(
         pairing = pair_datasets(predicted, truth, truth_pattern=truth_pattern, predicted_pattern=predicted_pattern)
     else:
         pairing = pair_files(predicted, truth, truth_pattern=truth_pattern, predicted_pattern=predicted_pattern)
-    return _named(pairing, method or _called(predicted))
+    return _named(pairing, method or _called(predicted), predicted)
 
 
 def _check_kinds(predicted: Path, truth: Path) -> None:
@@ -69,20 +70,20 @@ def _check_kinds(predicted: Path, truth: Path) -> None:
 
 
 def _by_entities(predicted: Path, truth: Path) -> bool:
-    if not (predicted.is_dir() and truth.is_dir()):
+    if not (is_folder(predicted) and is_folder(truth)):
         return False
     return any(
-        is_dataset(folder) and not any(is_volume_path(path) for path in folder.iterdir())
+        is_dataset(folder) and not any(is_volume_path(path) for path in list_folder(folder))
         for folder in (predicted, truth)
     )
 
 
 def _called(predicted: Path) -> str:
     """The folder's name; of a file that is a volume, its folder's; of a list or table, its own."""
-    where = predicted.resolve()
-    if where.is_dir():
-        return where.name
-    return where.parent.name if is_volume_path(where) else where.stem
+    where = real_path(predicted)
+    if is_folder(where):
+        return as_text(where.name)
+    return as_text(where.parent.name if is_volume_path(where) else where.stem)
 
 
 def _from_table(path: Path, method: str | None) -> Pairing:
@@ -137,14 +138,14 @@ def _names(paths: Sequence[Path]) -> list[str]:
         if len({path.parts[-depth:] for path in whole}) == len(set(whole)):
             break
         depth += 1
-    return ["/".join((*path.parts[-depth:-1], strip_extension(path))) for path in whole]
+    return [as_text("/".join((*path.parts[-depth:-1], strip_extension(path)))) for path in whole]
 
 
-def _named(pairing: Pairing, method: str) -> Pairing:
+def _named(pairing: Pairing, method: str, source: Path) -> Pairing:
     pairs = tuple(replace(pair, method=pair.method or method) for pair in pairing.pairs)
     counts = Counter((pair.method, pair.scan) for pair in pairs)
     twice = next((key for key, count in counts.items() if count > 1), None)
     if twice is not None:
-        found = f"two predictions of the method {twice[0]!r}"
-        raise UsageError(f"the scan {twice[1]!r}", found=found, fix="compare each scan once, or name scans in a table")
+        found = f"two predictions of the method {twice[0]!r} for the scan {twice[1]!r}"
+        raise UsageError(source, found=found, fix="compare each scan once, or name scans in a table")
     return Pairing(pairs, pairing.problems)

@@ -18,15 +18,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from synthseg.errors import LabelError, ShapeError, SynthsegError, TrainingError
+from synthseg.errors import LabelError, ShapeError, TrainingError
 from synthseg.files import atomic_file
 from synthseg.labels.protocol import LabelProtocol
+from synthseg.reading import require_file
+from synthseg.scarce import MORE_MEMORY, lacks_memory
 
 _FORMAT = "synthseg-bank-1"
+_HEADER = {"format", "names", "protocol", "description", "rows", "sha256"}  # without the last: before 0.2
 _MOST_VOXELS = 2**30  # of one map: a small file could otherwise ask for any amount of memory
 
 
@@ -117,7 +120,7 @@ class LabelBank:
         """Digest of the maps, their grids and what their values mean: the same on every device."""
         digest = hashlib.sha256(json.dumps(self.protocol.to_rows(), sort_keys=True).encode())
         for tensor in (self.shapes, self.spacing_mm, self.center_vox, self.voxels):
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+            digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     def save(self, path: str | Path) -> Path:
@@ -132,6 +135,7 @@ class LabelBank:
         header: dict[str, Any] = {"format": _FORMAT, "names": list(self.names), "protocol": self.protocol.name}
         header["description"] = self.protocol.description
         header["rows"] = self.protocol.to_rows()
+        header["sha256"] = hash_content(header, tensors)
         with atomic_file(path) as file:
             file.write(save(tensors, metadata={"bank": json.dumps(header)}))
         return path
@@ -141,18 +145,21 @@ class LabelBank:
         """Read a bank. Raises TrainingError naming the file when it is missing, damaged or no bank."""
         path = Path(path)
         remake = "make it with: synthseg bank LABELS -o bank.safetensors"
-        if not path.is_file():
-            raise TrainingError(path, found="no such file", fix=remake)
+        require_file(path, error=TrainingError, fix=remake, as_text=True, empty=True)
         try:
             with safe_open(path, framework="pt") as file:
                 header = json.loads((file.metadata() or {}).get("bank", "{}"))
                 if not isinstance(header, dict) or header.get("format") != _FORMAT:
                     raise TrainingError(path, found=f"another format than {_FORMAT}", fix=remake)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            if not header.keys() <= _HEADER or header.get("sha256", "") not in ("", hash_content(header, tensors)):
+                raise ValueError("its content is not what it has the hash of")
             return cls._of_file(header, tensors).to(device)
         except TrainingError:
             raise
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError, zlib.error, SynthsegError) as error:
+        except Exception as error:  # a damaged header makes parsers and torch raise anything
+            if lacks_memory(error):
+                raise TrainingError(path, found=f"no memory to read it ({error})", fix=MORE_MEMORY) from error
             raise TrainingError(path, found=f"a damaged file ({error})", fix=remake) from error
 
     @classmethod
@@ -179,6 +186,16 @@ class LabelBank:
             spacing_mm=spacing.float(),
             center_vox=center.float(),
         )
+
+
+def hash_content(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of all that a file holds, itself left out."""
+    digest = hashlib.sha256(json.dumps({k: v for k, v in header.items() if k != "sha256"}, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _unpack(packed: Tensor, shape: Sequence[int]) -> Tensor:

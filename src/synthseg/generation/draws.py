@@ -24,6 +24,7 @@ from synthseg.generation.morphology import MorphologyDraw
 from synthseg.generation.partial_volume import PartialVolumeDraw
 from synthseg.generation.scanner import FieldOfViewDraw, GhostsDraw, NoiseDraw
 from synthseg.generation.surroundings import SurroundingsDraw
+from synthseg.reading import require_file
 
 
 class Off(NamedTuple):
@@ -101,6 +102,7 @@ class PairDraw(NamedTuple):
 
         Raises: TrainingError naming the file when it is missing, damaged or no draw.
         """
+        require_file(path, error=TrainingError, fix="give a file that PairDraw.save wrote", as_text=True)
         try:
             tensors = load_file(path, device=str(device))
             held = {name.partition(".")[0] for name in tensors}

@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from synthseg.errors import ConfigError
+from synthseg.reading import read_text
 
 _SHOWN = 3  # names in a message
+TABLE_BYTES = 64 * 2**20  # hundreds of thousands of maps
 
 
 def read_map_weights(path: str | Path) -> dict[str, float]:
@@ -33,20 +35,19 @@ def read_map_weights(path: str | Path) -> dict[str, float]:
     """
     path = Path(path)
     fix = "write it with: synthseg sampler LABELS -o FOLDER"
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise ConfigError(path, found="no such file", fix=fix) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(path, found=f"no readable text ({error})", fix=fix) from error
+    text = read_text(path, error=ConfigError, fix=fix, most=TABLE_BYTES)
     # Not splitlines, for which rarer characters, which names may hold, are line ends, too.
     lines = [line for line in text.split("\n") if line.strip() and not line.startswith("#")]
     rows = csv.DictReader(io.StringIO("\n".join(lines)), delimiter="\t", quoting=csv.QUOTE_NONE)
-    missing = [column for column in ("map", "weight") if column not in (rows.fieldnames or ())]
+    try:
+        header, found_rows = rows.fieldnames or (), list(rows)
+    except csv.Error as error:  # a cell of more than 128 KiB
+        raise ConfigError(path, found=f"no readable table ({error})", fix=fix) from error
+    missing = [column for column in ("map", "weight") if column not in header]
     if missing:
         raise ConfigError(path, found=f"no column {' or '.join(missing)}", fix=fix)
     weights: dict[str, float] = {}
-    for row in rows:
+    for row in found_rows:
         name = row["map"] or ""
         if not name or name in weights:
             found = f"the map {name!r} twice" if name else "a row without a map's name"
@@ -61,7 +62,7 @@ def table_sha256(path: str | Path) -> str | None:
     """Digest of a table's file; None for one that cannot be read, which its reader tells."""
     try:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    except OSError:
+    except (OSError, ValueError):
         return None
 
 

@@ -57,7 +57,7 @@ class ClassColumn:
         if len(values) != len(protocol):
             found = f"{len(values)} classes for the {len(protocol)} labels of {protocol.name}"
             raise LabelError(kind, found=found, fix="give one class a label, in the protocol's order")
-        if set(values.tolist()) != set(range(int(values.max()) + 1)):
+        if set(values.tolist()) != set(range(min(int(values.max()) + 1, len(values) + 1))):
             raise LabelError(kind, found="numbers left out", fix="number the classes 0, 1, 2, ... without gaps")
         return cls(kind, values)
 

@@ -18,6 +18,7 @@ from synthseg.generation.deformation import velocity_nodes
 from synthseg.generation.draws import OPTIONAL, Off, PairDraw
 from synthseg.generation.intensity import bias_nodes
 from synthseg.generation.surroundings import surroundings_nodes
+from synthseg.reading import require_file
 
 if TYPE_CHECKING:
     from synthseg.generation.model import GenerativeModel
@@ -40,6 +41,7 @@ def read_origin(path: str | Path) -> dict[str, Any] | None:
 
     Raises: TrainingError naming the file when it cannot be read.
     """
+    require_file(path, error=TrainingError, fix="give a file that PairDraw.save wrote", as_text=True)
     try:
         with safe_open(path, framework="pt") as file:
             origin = json.loads((file.metadata() or {}).get("draw", "{}")).get("origin")

@@ -11,9 +11,11 @@ from typing import Any, TypeVar
 import torch
 
 from synthseg.errors import SynthsegError, UsageError
-from synthseg.files import require_writable
+from synthseg.files import require_writable, sweep_parts
+from synthseg.inference.age import age_warnings
 from synthseg.inference.batch_tables import BatchTables
 from synthseg.inference.discovery import Job
+from synthseg.inference.locks import lock_beside, sweep_locks
 from synthseg.inference.outcome import BatchOptions, BatchResult, Outcome, Status
 from synthseg.inference.outputs import Outputs, apply_choices, write_outputs
 from synthseg.inference.pipeline import run_stages
@@ -28,16 +30,19 @@ from synthseg.inference.record import (
     read_record,
     recorded_intervals,
     recorded_quality,
+    recorded_warnings,
     settings_of,
     still_holds,
     write_record,
 )
 from synthseg.inference.repeat import segment_copies, with_intervals
+from synthseg.inference.scan_warnings import ScanWarning
 from synthseg.inference.segmentation import Segmentation
 from synthseg.inference.segmenter import Segmenter
 from synthseg.inference.structures import find_structures
 from synthseg.inference.tissue_maps import require_tissues
 from synthseg.volumes import Volume, read_volume
+from synthseg.weights.card import BRAIN
 
 __all__ = ["BatchOptions", "BatchResult", "Outcome", "Status", "run_batch"]
 
@@ -66,9 +71,11 @@ def run_batch(
     batch = _Batch(segmenter, outputs, options)
     for folder in dict.fromkeys(job.files["record"].parent for job in jobs):
         require_writable(folder)
-    for table in (options.table, options.quality_table):
-        if table is not None:
-            require_writable(table.parent)
+    tables = [table for table in (options.table, options.quality_table, options.warnings_table) if table is not None]
+    for table in tables:
+        require_writable(table.parent)
+    sweep_parts([*tables, *(path for job in jobs for path in job.files.values())])  # what a killed run has left
+    sweep_locks([*tables, *(job.files["record"] for job in jobs)])
     overlap = options.overlap
     if overlap is None:
         overlap = torch.get_num_threads() > 1 and not outputs.posteriors and not segmenter.placement.limits_main_memory
@@ -168,6 +175,7 @@ class _Batch:
         volumes: dict[str, float] = record["volumes_mm3"]
         try:
             intervals, quality = recorded_intervals(record), recorded_quality(record)
+            warnings = recorded_warnings(record)
         except ValueError:
             return None
         told = [list(volumes), list(intervals or {}), list(quality.scores if quality else ())]
@@ -176,7 +184,7 @@ class _Batch:
         if told != wanted or not all(path.exists() for path in job.files.values()):
             return None
         message = "finished earlier with the same settings; --overwrite does it again"
-        return Outcome(job, "skipped", message, (), volumes, intervals, quality)
+        return Outcome(job, "skipped", message, (), volumes, intervals, quality, warnings=warnings)
 
     def _load(self, job: Job) -> _Loaded:
         start = time.perf_counter()
@@ -199,6 +207,11 @@ class _Batch:
         return _Computed(loaded, segmentation, copies, repeat_s, ran_with(self.segmenter, segmentation))
 
     def _write(self, job: Job, computed: _Computed) -> Outcome:
+        """The scan's files and their record, which another run in this folder must not mix with its own."""
+        with lock_beside(job.files["record"]):
+            return self._write_alone(job, computed)
+
+    def _write_alone(self, job: Job, computed: _Computed) -> Outcome:
         loaded, segmentation = computed.loaded, computed.segmentation
         start = time.perf_counter()
         job.files["record"].unlink(missing_ok=True)  # an old one must not vouch for files half replaced
@@ -209,11 +222,18 @@ class _Batch:
         if computed.copies:  # chosen and merged first: a sum's spread does not follow from the spreads of its parts
             chosen = with_intervals(chosen, [apply_choices(copy, self.outputs) for copy in computed.copies])
             timings["repeat"] = computed.repeat_s
-        chosen = replace(chosen, timings_s=timings)
+        chosen = replace(chosen, timings_s=timings, warnings=(*chosen.warnings, *self._age_warnings(job)))
         record = make_record(chosen, self.settings, loaded.described, job.files, computed.ran)
         write_record(job.files["record"], record)  # last: its presence says that everything else is there
         volumes: dict[str, float] = record["volumes_mm3"]
-        return Outcome(job, "done", "", chosen.notes, volumes, intervals_by_name(chosen), chosen.quality)
+        spread = intervals_by_name(chosen)
+        return Outcome(job, "done", "", chosen.notes, volumes, spread, chosen.quality, warnings=chosen.warnings)
+
+    def _age_warnings(self, job: Job) -> tuple[ScanWarning, ...]:
+        """On scans of children, where the networks are for adults."""
+        if self.options.age_of is None or self.segmenter.model.organ != BRAIN:
+            return ()
+        return age_warnings(self.options.age_of(job.scan))
 
     def _keep_reason(self, outcome: Outcome) -> Outcome:
         """Leave a failure's reason on the disk, or take away one that holds no longer."""

@@ -30,7 +30,7 @@ def gather(
     weights: Weights = None,
     *,
     parcels: bool | AnyWeights = False,
-    quality: bool | AnyWeights = False,
+    quality: bool | AnyWeights | None = False,
     protocol: str | Path | None = None,
     locator: bool | AnyWeights = True,
 ) -> dict[str, Model]:
@@ -43,7 +43,7 @@ def gather(
             file of several networks stands for all the roles it has. Several in a list are networks for the same
             structures, to be merged (``ensemble.py``); the first says what the others must be.
         parcels, quality: True for those of the family, else for the weights that ``modes.toml`` names; or others;
-            False without.
+            False without. None (quality only): with it where those weights are there and fit the others, else without.
         protocol: the label protocol the caller counts on (a name or a .tsv); None takes that of the weights.
         locator: what finds the brain first, of role "tissues": False for none, True for the weights that ``modes.toml``
             names (none for a network from memory that states a field of view: it finds the brain itself; none for
@@ -60,12 +60,14 @@ def gather(
     first, others = _listed(weights)
     wanted, add_ons = _choose(mode, first)
     for role, asked in zip(ADD_ONS, (parcels, quality), strict=True):
-        if asked is not False:
+        if asked is not False and asked is not None:
             wanted[role] = add_ons[role] if asked is True else asked
     models = {role: _of_role(given, role) for role, given in wanted.items()}
     if others:
         models = with_members(models, [_of_role(given, FIRST) for given in others])
     check_fit(models)
+    if quality is None:
+        models |= _quality_if_any(models, add_ons["quality"])
     if protocol is not None:
         _require_protocol(main_of(models), protocol)
     main = main_of(models)
@@ -77,6 +79,16 @@ def gather(
     if locator is False or not usable or locator_of(models) is not None:
         return models
     return {LOCATOR: _of_role(locator, "tissues"), **models}
+
+
+def _quality_if_any(models: Mapping[str, Model], weights: AnyWeights) -> dict[str, Model]:
+    """The network that predicts the quality of what these networks give; empty where there is none that does."""
+    try:
+        found = _of_role(weights, "quality")
+        check_fit({**models, "quality": found})
+    except WeightsError:
+        return {}
+    return {"quality": found}
 
 
 def _listed(weights: Weights) -> tuple[OneOrByRole, tuple[AnyWeights, ...]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from synthseg.errors import UsageError
 from synthseg.files import read_list
 from synthseg.inference.outputs import RESULT_ENDINGS, Outputs, output_files
+from synthseg.reading import as_text, is_file, is_folder, list_folder, real_path
 from synthseg.volumes import VOLUME_EXTENSIONS, is_volume_path, strip_extension
 
 
@@ -33,7 +34,7 @@ def discover(entries: Sequence[str | Path]) -> tuple[list[Path], list[str]]:
     scans: list[Path] = []
     notes: list[str] = []
     for entry in map(Path, entries):
-        if entry.is_dir():
+        if is_folder(entry):
             found, left_out = _scans_in(entry)
             scans += found
             notes += left_out
@@ -48,7 +49,7 @@ def discover(entries: Sequence[str | Path]) -> tuple[list[Path], list[str]]:
 
 
 def _scans_in(folder: Path) -> tuple[list[Path], list[str]]:
-    volumes = sorted(path for path in folder.iterdir() if path.is_file() and is_volume_path(path))
+    volumes = [path for path in list_folder(folder) if is_volume_path(path) and is_file(path)]
     scans = [path for path in volumes if not strip_extension(path).endswith(RESULT_ENDINGS)]
     if not scans:
         extensions = ", ".join(VOLUME_EXTENSIONS)
@@ -64,26 +65,31 @@ def plan_jobs(scans: Sequence[Path], out: Path, outputs: Outputs) -> list[Job]:
     Raises: UsageError if two scans would become the same file (naming both), if an output would replace a scan, or if
         ``out`` is a file name for several scans or for the space "both".
     """
-    if is_volume_path(out) and not out.is_dir():
+    if is_volume_path(out) and not is_folder(out):
         if len(scans) != 1 or outputs.space == "both":
             what = f"{len(scans)} scans" if len(scans) != 1 else "two label maps (--space both)"
             raise UsageError(out, found=f"one output file for {what}", fix="give a folder with -o")
         stem = strip_extension(out)
         base = stem.removesuffix("_synthseg") or stem
         files = output_files(out.parent, base, outputs, labels_name=out.name)
-        jobs = [Job(scans[0], strip_extension(scans[0]), files)]
+        jobs = [Job(scans[0], subject_of(scans[0]), files)]
     else:
-        jobs = [Job(scan, strip_extension(scan), output_files(out, strip_extension(scan), outputs)) for scan in scans]
+        jobs = [Job(scan, subject_of(scan), output_files(out, strip_extension(scan), outputs)) for scan in scans]
     _check_clashes(jobs)
     return jobs
 
 
+def subject_of(scan: Path) -> str:
+    """What tables call a scan: its name without extension, as text whatever bytes the name has."""
+    return as_text(strip_extension(scan))
+
+
 def _check_clashes(jobs: Sequence[Job]) -> None:
     taken: dict[Path, Path] = {}
-    scans = {job.scan.resolve() for job in jobs}
+    scans = {real_path(job.scan) for job in jobs}
     for job in jobs:
         for path in job.files.values():
-            if path.resolve() in scans:
+            if real_path(path) in scans:
                 raise UsageError(path, found="an output that would replace a scan", fix="choose another output")
             if path in taken:
                 found = f"one output for two scans, {taken[path]} and {job.scan}"

@@ -10,10 +10,12 @@ from synthseg.inference.tables import Cells, TableLayout
 if TYPE_CHECKING:
     from synthseg.inference.quality import Quality
     from synthseg.inference.repeat import Interval
+    from synthseg.inference.scan_warnings import ScanWarning
 
 VOLUME = "volume_mm3"
 SPREAD = ("mean_mm3", "sd_mm3", "low_mm3", "high_mm3")  # what --repeat adds, in the TSV's words
 DICE, VERDICT = "predicted_dice", "verdict"
+WARNED, CODES, SENTENCES = "warned", "warnings", "sentences"
 OVERALL = "overall"  # the quality table's last item: the lowest score and the worst verdict
 
 
@@ -81,6 +83,33 @@ def quality_cells(quality: Quality) -> Cells:
     for group, score in quality.scores.items():
         cells[group, DICE], cells[group, VERDICT] = f"{score:.4f}", quality.verdicts[group]
     return cells
+
+
+def warnings_layout() -> TableLayout:
+    """The table of warnings, one row a scan in CSV and TSV alike.
+
+    ``warned``: none, caution or serious (the worst of them); ``warnings``: their codes, separated by spaces;
+    ``sentences``: what was found, separated by `` | ``. A scan without warnings has a row, too: it was checked.
+    """
+    measures = (WARNED, CODES, SENTENCES)
+    return TableLayout(
+        what="warnings table",
+        columns={measure: (OVERALL, measure) for measure in measures},
+        keys=(),
+        items={OVERALL: ()},
+        measures=measures,
+    )
+
+
+def warnings_cells(warnings: Sequence[ScanWarning]) -> Cells:
+    """Cells of one scan."""
+    severities = {warning.severity for warning in warnings}
+    worst = "serious" if "serious" in severities else "caution" if severities else "none"
+    return {
+        (OVERALL, WARNED): worst,
+        (OVERALL, CODES): " ".join(warning.code for warning in warnings),
+        (OVERALL, SENTENCES): " | ".join(warning.message for warning in warnings),
+    }
 
 
 def _number(value: float) -> str:

@@ -48,7 +48,8 @@ class Model:
     other precisions do without. ``backend`` is what runs it (:meth:`on`). ``organ`` is what the scans show, ``flip``
     whether a mirrored scan is one that the network knows, ``ct_window`` its own window for CT in Hounsfield units
     (:meth:`settings`). ``temperature`` is what its logits are divided by before it is averaged with other networks;
-    None was never fitted and counts as 1.
+    None was never fitted and counts as 1. ``trained_mm`` are the largest distance of slices and the largest voxel along
+    all axes that its training simulated; None where the card does not say.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Model:
     flip: bool = True
     ct_window: tuple[float, float] | None = None
     temperature: float | None = None
+    trained_mm: tuple[float, float] | None = None
     ranges: Mapping[str, Range] | None = None
     ranges_problem: WeightsError | None = field(default=None, compare=False)
     backend: Backend = field(default_factory=PlainBackend, compare=False)
@@ -173,6 +175,7 @@ def load_model(weights: str | Path, *, role: str | None = "structures") -> Model
         flip=bool(card.get("flip", True)),
         ct_window=_ct_window(card),
         temperature=None if card.get("temperature") is None else float(card["temperature"]),
+        trained_mm=_trained_mm(card),
         ranges=ranges,
         ranges_problem=ranges_problem,
     )
@@ -203,6 +206,9 @@ def _check_role(model: Model, subject: object) -> None:
         found = f"a network with {model.in_channels} input channels, where role {model.role!r} has {expected}"
         fix = f"use weights whose input is {INPUTS[model.role]}, or state the role they have in their card"
         raise WeightsError(str(subject), found=found, fix=fix)
+    if model.role == "quality" and len(model.channels) < 2:
+        found = "a quality network whose protocol has no group but the background: there is nothing to score"
+        raise WeightsError(str(subject), found=found, fix="use weights with a group for each structure that is scored")
     if model.soft_inputs and model.role != "quality":
         found = f"soft inputs for a network of role {model.role!r}, which reads one-hot labels"
         raise WeightsError(str(subject), found=found, fix="leave soft_inputs out of its card")
@@ -219,6 +225,16 @@ def _ranges(card: dict[str, Any], subject: str | Path) -> tuple[dict[str, Range]
 def _ct_window(card: dict[str, Any]) -> tuple[float, float] | None:
     stated = card.get("ct_window")
     return None if stated is None else (float(stated[0]), float(stated[1]))
+
+
+def _trained_mm(card: dict[str, Any]) -> tuple[float, float] | None:
+    """The coarsest acquisitions that the card's generative model simulates; None for cards without one."""
+    try:
+        acquisition = card["generation"]["acquisition"]
+        found = float(acquisition["max_spacing_mm"]), float(acquisition["max_isotropic_mm"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return found if min(found) > 0 else None
 
 
 def _field_of_view(stated: Any, subject: object) -> tuple[float, float, float] | None:

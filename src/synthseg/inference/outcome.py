@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from synthseg.errors import SynthsegError
+from synthseg.inference.age import Age
 from synthseg.inference.discovery import Job
 from synthseg.inference.outputs import OverlayWriter
 from synthseg.inference.quality import Quality, Verdict
+from synthseg.inference.scan_warnings import ScanWarning
 from synthseg.inference.segmentation import Interval
 
 Status = Literal["done", "skipped", "failed"]
@@ -32,6 +34,7 @@ class Outcome:
     quality: Quality | None = None
     seconds: float = 0.0
     error: BaseException | None = None
+    warnings: tuple[ScanWarning, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,11 @@ class BatchResult:
     def count(self, status: Status) -> int:
         return sum(outcome.status == status for outcome in self.outcomes)
 
+    @property
+    def warned(self) -> tuple[Outcome, ...]:
+        """The scans, done now or earlier, that there is a warning on."""
+        return tuple(outcome for outcome in self.outcomes if outcome.warnings)
+
     def with_verdict(self, verdict: Verdict) -> tuple[Outcome, ...]:
         """The scans, done now or earlier, whose predicted quality has this verdict."""
         return tuple(outcome for outcome in self.outcomes if outcome.quality and outcome.quality.verdict == verdict)
@@ -66,7 +74,8 @@ class BatchResult:
 class BatchOptions:
     """How a batch is run.
 
-    ``table`` collects volumes, ``quality_table`` predicted Dice (the segmenter must predict it), ``overlay`` draws
+    ``table`` collects volumes, ``quality_table`` predicted Dice (the segmenter must predict it), ``warnings_table``
+    warnings; ``age_of`` says how old who is on a scan was, where that is known (``age.py``); ``overlay`` draws
     pictures. ``starting`` hears of each job whose turn it is, ``progress`` each outcome, in order and as soon as all of
     its files are there: in a batch that overlaps, from the thread that wrote them.
 
@@ -78,6 +87,8 @@ class BatchOptions:
     overwrite: bool = False
     table: Path | None = None
     quality_table: Path | None = None
+    warnings_table: Path | None = None
+    age_of: Callable[[Path], Age | None] | None = None
     overlay: OverlayWriter | None = None
     starting: Callable[[Job], object] | None = None
     progress: Callable[[Outcome], object] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -30,11 +31,18 @@ class Quality:
     Attributes:
         scores: by group name, in [0, 1], in the order of the network's protocol; background is not scored.
         fail_below, warn_below: a group fails below the first, is doubtful between the two, passes from the second on.
+
+    Raises: ValueError without any score, or with a score or threshold that is not a finite number: a NaN is below no
+        threshold, and would pass.
     """
 
     scores: dict[str, float]
     fail_below: float = FAIL_BELOW
     warn_below: float = WARN_BELOW
+
+    def __post_init__(self) -> None:
+        if not self.scores or not all(map(math.isfinite, (*self.scores.values(), self.fail_below, self.warn_below))):
+            raise ValueError("quality: no scores, or some that are not finite numbers")
 
     @property
     def verdicts(self) -> dict[str, Verdict]:

@@ -16,12 +16,15 @@ from typing import Any
 
 import torch
 
+from synthseg.errors import SynthsegError
 from synthseg.inference.ensemble import members_of
 from synthseg.inference.outputs import Outputs
 from synthseg.inference.quality import FAIL_BELOW, WARN_BELOW, Quality
+from synthseg.inference.scan_warnings import RESEARCH_USE, SEVERITIES, ScanWarning
 from synthseg.inference.segmentation import Interval, Segmentation
 from synthseg.inference.segmenter import Segmenter
 from synthseg.inference.tables import write_text
+from synthseg.reading import JSON_BYTES, read_text
 
 FORMAT = 2  # since weights are listed by role
 
@@ -101,7 +104,7 @@ def make_record(
 
     ``settings`` are :func:`settings_of`, ``described`` is :func:`describe_input`, ``ran`` is :func:`ran_with` when it
     was computed. ``peak_memory_mib`` is the largest the process has been so far: for a batch, of all scans until this
-    one. ``intervals_mm3`` and ``quality`` are there when they were asked for.
+    one. ``intervals_mm3`` and ``quality`` are there when they were asked for; ``warnings`` is a list, often empty.
     """
     record = {
         "format": FORMAT,
@@ -115,6 +118,8 @@ def make_record(
         "timings_s": segmentation.timings_s,
         "peak_memory_mib": peak_memory_mib(),
         "notes": list(segmentation.notes),
+        "warnings": [asdict(warning) for warning in segmentation.warnings],
+        "use": RESEARCH_USE,
     }
     intervals = intervals_by_name(segmentation)
     if intervals is not None:
@@ -151,6 +156,20 @@ def recorded_quality(record: dict[str, Any]) -> Quality | None:
         return Quality({name: float(score) for name, score in given["scores"].items()}, **thresholds)
     except (AttributeError, TypeError, KeyError) as error:
         raise ValueError("quality") from error
+
+
+def recorded_warnings(record: dict[str, Any]) -> tuple[ScanWarning, ...]:
+    """The warnings that a record tells of; none in one from before there were any.
+
+    Raises: ValueError if it says something else.
+    """
+    try:
+        told = [(str(w["code"]), w["severity"], str(w["message"])) for w in record.get("warnings", [])]
+    except (TypeError, KeyError) as error:
+        raise ValueError("warnings") from error
+    if any(severity not in SEVERITIES for _, severity, _ in told):
+        raise ValueError("warnings")
+    return tuple(ScanWarning(*one) for one in told)
 
 
 def _interval_values(interval: Interval) -> dict[str, float]:
@@ -199,8 +218,9 @@ def read_record(path: Path) -> dict[str, Any] | None:
     What comes back has the parts that :func:`still_holds` and the tables read, each of them a table of its own.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        # Not `read_json`: what of a damaged record makes sense is still told of in reports.
+        record = json.loads(read_text(path, error=SynthsegError, fix="segment the scan again", most=JSON_BYTES))
+    except (SynthsegError, ValueError, RecursionError):
         return None
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         return None

@@ -9,6 +9,7 @@ import numpy as np
 
 from synthseg.errors import InvariantError
 from synthseg.inference.quality import Quality
+from synthseg.inference.scan_warnings import ScanWarning
 from synthseg.inference.structures import Structure, find_structures, unsided
 from synthseg.volumes import Volume
 
@@ -61,6 +62,7 @@ class Segmentation:
         posteriors: on the grid of ``labels``; None unless asked for. Their channels are ``posterior_structures``.
         resampled: the scan on the 1 mm grid, intensities as they were; None unless asked for.
         notes: what was noticed, decided or mended on the way, in sentences.
+        warnings: why the result should be looked at before it is used (``scan_warnings.py``), serious ones first.
         timings_s: seconds by stage.
         quality: predicted Dice of the whole segmentation; None unless asked for.
         intervals: spread of the volumes over repetitions, by value, the total's under 0; None unless asked for.
@@ -78,6 +80,7 @@ class Segmentation:
     posteriors: Map4D | None = None
     resampled: Volume | None = None
     notes: tuple[str, ...] = ()
+    warnings: tuple[ScanWarning, ...] = ()
     timings_s: dict[str, float] = field(default_factory=dict)
     intracranial: bool = True  # whether the protocol has CSF, so that the total is the intracranial volume
     quality: Quality | None = None

@@ -26,12 +26,15 @@ from synthseg.inference.placement import Placement, place, wherever_there_is_mem
 from synthseg.inference.predict import pick_device
 from synthseg.inference.prepare import Prepared, prepare, subject_of
 from synthseg.inference.results import assemble
+from synthseg.inference.scan_checks import check_scan
 from synthseg.inference.segmentation import Segmentation, check_invariants
 from synthseg.inference.structures import Structure
 from synthseg.inference.want import Want
 from synthseg.volumes import Volume, read_volume
 
 __all__ = ["Segmenter", "Want", "segment"]
+
+NO_QUALITY = "no quality was predicted: there is no network for it that fits these weights"
 
 
 @final
@@ -47,7 +50,8 @@ class Segmenter:
         config: all settings at once, instead of the mode's. What the weights rule out stays off: weights for a heart
             say that its mirror image is none (``Model.settings``).
         parcels: divide the cerebral cortex into parcels: True, or weights of role "parcels".
-        quality: predict how good the result is: True, or weights of role "quality".
+        quality: predict how good the result is: True, or weights of role "quality"; None where there is a network for
+            it (every result then has a note where there is none).
         protocol: the label protocol the caller counts on (a name or a .tsv): weights of another are refused.
         ct: True clips to the CT window, False never does, None recognises Hounsfield units by themselves.
         device: "auto" (CUDA when there is one), "cpu", "cuda", "cuda:N" or "mps".
@@ -78,7 +82,7 @@ class Segmenter:
         *,
         config: InferenceConfig | None = None,
         parcels: bool | AnyWeights = False,
-        quality: bool | AnyWeights = False,
+        quality: bool | AnyWeights | None = False,
         protocol: str | Path | None = None,
         ct: bool | None = None,
         device: str = "auto",
@@ -98,8 +102,12 @@ class Segmenter:
                 raise UsageError("threads", found=str(threads), fix="use a number of at least 1")
             torch.set_num_threads(threads)
         choice = choose(backend, precision=settings.precision, device=pick_device(device), threads=threads)
+        asked = quality
+        if quality is None and settings.merge != "mean" and isinstance(weights, list | tuple) and len(weights) > 1:
+            quality = False  # it reads what goes into the clean-up, which other rules have several of
         models = gather(mode, weights, parcels=parcels, quality=quality, protocol=protocol)
         self.placement = place(models, choice, limit=limit)
+        self._without = asked is None and "quality" not in models
         self.config = common_settings(models, settings)
 
     @property
@@ -188,6 +196,7 @@ class Segmenter:
         members = tuple(members_of(self.models).values())
         notes = (*segmentation.notes, *(temperature_notes(members) if self.config.merge == "mean" else ()))
         notes = (*notes, placement.note) if placement.note else notes
+        notes = (*notes, NO_QUALITY) if self._without else notes
         segmentation = replace(segmentation, notes=notes, ran=placement.ran)
         check_invariants(segmentation, foreground_mm3, joint=self.config.parcel_scaling == "joint")
         return replace(segmentation, timings_s=watch.seconds)
@@ -203,7 +212,9 @@ class Segmenter:
             segmentation = assemble(
                 answers.prepared, answers.posteriors, self.model.channels, want, self.config, answers.parcels
             )
-        return replace(segmentation, quality=answers.quality), answers.posteriors.foreground_mm3
+        with watch.on("warnings"):
+            warnings = check_scan(answers.prepared, answers.posteriors, self.model, self.config)
+        return replace(segmentation, quality=answers.quality, warnings=warnings), answers.posteriors.foreground_mm3
 
     def focused(self, prepared: Prepared, placement: Placement | None = None) -> tuple[Prepared, Tensor | None]:
         """The prepared scan as the networks are shown it: cut to the brain if its field of view is too large.

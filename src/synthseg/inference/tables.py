@@ -128,7 +128,10 @@ class ScanTable:
             raise UsageError(
                 self.path, found=f"a file that cannot be read ({error})", fix="choose another file"
             ) from error
-        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter="\t" if self.tidy else ","))
+        try:
+            lines = list(csv.reader(io.StringIO(text, newline=""), delimiter="\t" if self.tidy else ","))
+        except csv.Error as error:
+            raise UsageError(self.path, found=f"no readable table ({error})", fix="choose another file") from error
         rows = self._rows_of(lines) if lines else {}
         if rows is None:
             fix = "choose another file, or delete this one: tables of other structures or options are not mixed"
@@ -154,6 +157,11 @@ class ScanTable:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all. Line ends are written as they are. Raises: OutputError."""
+    """Write a text file whole or not at all. Line ends are written as they are.
+
+    Bytes in file names that are no text are spelled out (``\\udcff``): the file is UTF-8 whatever scans are called.
+
+    Raises: OutputError.
+    """
     with atomic_file(path) as file:
-        file.write(text.encode("utf-8"))
+        file.write(text.encode("utf-8", "backslashreplace"))

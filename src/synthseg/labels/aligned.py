@@ -104,7 +104,8 @@ def class_list(given: Values | None, what: str, values: tuple[int, ...], first: 
     numbers = _aligned(given, what, len(values), first)
     if numbers is None or given is None:
         return tuple(range(len(values)))
-    missing = sorted(set(range(max(numbers) + 1)) - set(numbers))
+    most = min(max(numbers), len(numbers))  # whatever a class's number: a gap comes before there are no more labels
+    missing = sorted(set(range(most + 1)) - set(numbers))
     if missing:
         entry = next(i for i, number in enumerate(numbers) if number > missing[0])
         found = f"entry {entry}: class {numbers[entry]}, while no label has class {missing[0]}"

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import sys
+import warnings
 from pathlib import Path
 from tokenize import TokenError
+from typing import BinaryIO
 
 import numpy as np
 
 from synthseg.errors import LabelError, SynthsegError
+from synthseg.reading import exists, require_file
 
 MAX_VALUE = 2**31 - 1
 # what numpy raises for headers of which a byte was changed
 _DAMAGED = (ValueError, TypeError, EOFError, MemoryError, OverflowError, RecursionError, SyntaxError, TokenError)
+_HEADER_BYTES = 10_000  # more is refused by numpy, too
 _MAGIC, _ZIP, _PICKLE = b"\x93NUMPY", b"PK", b"\x80"  # first bytes of .npy and .npz files, and of pickles since 2003
 
 
@@ -23,13 +29,21 @@ def read_npy(path: str | Path, *, error: type[SynthsegError] = LabelError) -> np
     Raises: ``error`` naming the file, if it is missing, damaged, pickled, or an archive of several arrays.
     """
     path = Path(path)
+    fix = "save one plain array a file: np.save(path, array)"
+    size = require_file(path, error=error, fix=fix, empty=True) if exists(path) else 0
     try:
         with path.open("rb") as file:
             start = file.read(len(_MAGIC))
             file.seek(0)
             if start != _MAGIC:
-                raise error(path, found=_what(start), fix="save one plain array a file: np.save(path, array)")
-            loaded: np.ndarray = np.load(file, allow_pickle=False)
+                raise error(path, found=_what(start), fix=fix)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # files of Python 2 are read like any other
+                shape, dtype = _header(file)
+                if math.prod(shape) * max(1, dtype.itemsize) > size:
+                    raise ValueError(f"{size:,} bytes that should hold a shape of {shape} of {dtype}")
+                file.seek(0)
+                loaded: np.ndarray = np.load(file, allow_pickle=False)
             return loaded
     except OSError as problem:
         raise error(path, found=f"no readable file ({problem.strerror or problem})", fix="check the path") from problem
@@ -39,6 +53,21 @@ def read_npy(path: str | Path, *, error: type[SynthsegError] = LabelError) -> np
             raise error(path, found=_what(_PICKLE), fix=fix) from problem
         found = f"a damaged array ({' '.join(str(problem).split()[:12]) or type(problem).__name__})"
         raise error(path, found=found, fix="copy the file again, or save it anew by np.save") from problem
+
+
+def _header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of what a file says that it holds."""
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise ValueError(f"format version {version[0]}.{version[1]}")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    if version != (1, 0):  # a length of 32 bits
+        length = int.from_bytes(file.read(4), "little")
+        if length > _HEADER_BYTES:
+            raise ValueError(f"a header of {length:,} bytes")
+        file.seek(-4, 1)
+    shape, _, dtype = read(file)
+    return shape, dtype
 
 
 def _what(start: bytes) -> str:
@@ -68,7 +97,9 @@ def whole_numbers(values: np.ndarray, subject: str | Path) -> tuple[int, ...]:
     values = as_list(values, subject)
     if values.dtype.kind not in "iuf":
         raise LabelError(subject, found=f"entries of type {values.dtype}", fix="give whole numbers")
-    whole = np.isfinite(values) & (values == np.rint(values)) & (values >= 0) & (values <= MAX_VALUE)
+    with np.errstate(invalid="ignore"):
+        rounded = np.rint(values)
+    whole = np.isfinite(values) & (values == rounded) & (values >= 0) & (values <= MAX_VALUE)
     if not whole.all():
         entry = int(np.flatnonzero(~whole)[0])
         found = f"entry {entry}: {values[entry].item()!r}"
@@ -86,6 +117,9 @@ def words(values: np.ndarray, subject: str | Path) -> tuple[str, ...]:
         values = np.char.decode(values, "utf-8", "replace")
     if values.dtype.kind != "U":
         raise LabelError(subject, found=f"entries of type {values.dtype}", fix="give an array of text, a name a label")
+    codes = np.frombuffer(values.tobytes(), np.dtype(np.uint32).newbyteorder(values.dtype.byteorder))
+    if codes.size and codes.max() > sys.maxunicode:  # on which numpy itself fails
+        raise LabelError(subject, found="damaged text", fix="copy the file again, or save it anew by np.save")
     names = tuple(str(name).strip() for name in values)
     if "" in names:
         raise LabelError(subject, found=f"entry {names.index('')}: no name", fix="give every label a name")

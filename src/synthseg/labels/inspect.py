@@ -18,6 +18,7 @@ from synthseg.labels.pairing import Shapes
 from synthseg.labels.propose import propose_labels
 from synthseg.labels.protocol import LabelProtocol
 from synthseg.labels.table import format_table
+from synthseg.reading import as_text, exists, is_file, is_folder, list_folder, real_path
 
 MAX_VALUES = 2000  # more distinct values than any atlas we know: it is an image
 
@@ -156,13 +157,13 @@ def inspect_folder(
     Raises: UsageError if the folder is missing or holds no volume; LabelError as :func:`inspect_maps`.
     """
     folder = Path(folder)
-    if not folder.exists():
+    if not exists(folder):
         raise UsageError(folder, found="no such file or folder", fix="check the path")
-    paths = [folder] if folder.is_file() else sorted(p for p in folder.iterdir() if p.is_file() and accepts(p))
+    paths = [folder] if is_file(folder) else [p for p in list_folder(folder) if accepts(p) and is_file(p)]
     if not paths:
-        inside = sum(1 for _ in folder.iterdir())
+        inside = len(list_folder(folder))
         raise UsageError(folder, found=f"{inside} entries but no volume", fix="give the folder that holds the maps")
-    stem = (folder if folder.is_dir() else folder.parent).resolve().name or "my"
+    stem = as_text(real_path(folder if is_folder(folder) else folder.parent).name) or "my"
     return inspect_maps((read(path) for path in paths), name=f"{stem}-labels")
 
 

@@ -21,6 +21,7 @@ from synthseg.labels.checks import check_labels
 from synthseg.labels.convert import LookUp
 from synthseg.labels.label import SIDES, Label, Side
 from synthseg.labels.table import format_table, label_from_row, label_to_row, parse_table, read_text
+from synthseg.reading import exists, is_folder
 
 __all__ = ["SIDES", "Label", "LabelProtocol", "Side", "builtin_protocols", "load_protocol"]
 
@@ -216,11 +217,11 @@ def load_protocol(name_or_path: str | Path) -> LabelProtocol:
     if str(name_or_path) in BUILTIN:
         return _load_builtin(str(name_or_path))
     path = Path(name_or_path)
-    if path.suffix.lower() == ".npy" or path.is_dir():
+    if path.suffix.lower() == ".npy" or is_folder(path):
         from synthseg.labels.original import load_npy_protocol  # needs this module
 
         return load_npy_protocol(path)
-    if path.suffix.lower() != ".tsv" and path == Path(path.name) and not path.exists():
+    if path.suffix.lower() != ".tsv" and path == Path(path.name) and not exists(path):
         raise LabelError(
             f"label protocol {str(name_or_path)!r}",
             found="no built-in protocol of that name",

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from synthseg import reading
 from synthseg.errors import LabelError
 from synthseg.labels.label import Label
 
@@ -26,6 +27,8 @@ COLUMNS = (
 OPTIONAL_COLUMNS = ("tissue",)
 HEADER_KEYS = ("name", "description", "source")
 _TEXT = ("name", "side")
+TABLE_BYTES = 16 * 2**20  # the largest atlases have a few thousand labels of 100 bytes
+_DIGITS = 19  # of a number: more are beyond any that is allowed, and Python refuses to convert very many
 
 
 def format_table(labels: Iterable[Label], header: Mapping[str, str], remarks: Sequence[str] = ()) -> str:
@@ -79,25 +82,9 @@ def read_text(path: Path) -> str:
 
     Raises: LabelError if it cannot be read, or is in another encoding.
     """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise LabelError(
-            path, found=f"no readable file ({error.strerror})", fix="check the path of the label table"
-        ) from error
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise LabelError(
-            path,
-            found=f"bytes that are not UTF-8 text at position {error.start}",
-            fix="save the table as UTF-8, tab separated (in a spreadsheet: 'Text, tab delimited', encoding UTF-8)",
-        ) from error
-    if "\x00" in text:
-        raise LabelError(
-            path, found="zero bytes: a binary or UTF-16 file", fix="save the table as UTF-8 text, tab separated"
-        )
-    return text
+    kind = "UTF-8 text, tab separated (in a spreadsheet: 'Text, tab delimited', encoding UTF-8)"
+    fix = f"check the path; save the table as {kind}"
+    return reading.read_text(path, error=LabelError, fix=fix, most=TABLE_BYTES)
 
 
 def label_to_row(label: Label) -> dict[str, Any]:
@@ -185,10 +172,10 @@ def _read_row(cells: list[str], columns: list[str], subject: str | Path, place: 
 
 def _read_number(cell: str, column: str, subject: str | Path, place: str) -> int:
     digits = cell.removeprefix("-")
-    if not (digits.isascii() and digits.isdigit()):
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= _DIGITS):
         raise LabelError(
             subject,
-            found=f"{place}: {column} = {cell!r}, not a whole number" if cell else f"{place}: {column} is empty",
+            found=f"{place}: {column} = {cell[:80]!r}, not a whole number" if cell else f"{place}: {column} is empty",
             fix="write a whole number there",
         )
     return int(cell)

@@ -58,8 +58,16 @@ def row_of(finding: Finding, identity: Identity, cohort: Cohort) -> Row:
 
 
 def outliers_first(rows: Sequence[Row]) -> list[Row]:
-    """Failures, then by verdict, the most deviating first within each."""
-    return sorted(rows, key=lambda row: (SEVERITY[row.finding.verdict], -(row.worst or 0.0), row.identity.id))
+    """Failures, then by verdict; within each what warnings are on, serious ones first; then the most deviating."""
+    return sorted(
+        rows,
+        key=lambda row: (SEVERITY[row.finding.verdict], _warned(row), -(row.worst or 0.0), row.identity.id),
+    )
+
+
+def _warned(row: Row) -> int:
+    severities = {warning.severity for warning in row.finding.warnings}
+    return 0 if "serious" in severities else 1 if severities else 2
 
 
 def write_cohort_page(path: Path, rows: Sequence[Row], cohort: Cohort) -> Path:

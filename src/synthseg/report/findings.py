@@ -15,7 +15,8 @@ import numpy as np
 from synthseg.errors import UsageError
 from synthseg.inference.outputs import SUFFIX
 from synthseg.inference.quality import Quality
-from synthseg.inference.record import describe_input, read_record, recorded_quality
+from synthseg.inference.record import describe_input, read_record, recorded_quality, recorded_warnings
+from synthseg.inference.scan_warnings import ScanWarning
 from synthseg.inference.structures import Structure, unsided
 from synthseg.labels import load_protocol
 from synthseg.volumes import Volume, read_volume, strip_extension
@@ -38,6 +39,7 @@ class Finding:
         quality: None unless it was predicted. ``error`` is why the scan failed.
         record: all of the record, for the provenance, and its file; empty without one.
         notes: what was noticed then, and by the report.
+        warnings: what may be wrong with the scan or its result, as its record says.
     """
 
     scan: Path
@@ -50,6 +52,7 @@ class Finding:
     record: Mapping[str, Any] = field(default_factory=dict)
     record_path: Path | None = None
     notes: tuple[str, ...] = ()
+    warnings: tuple[ScanWarning, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -171,6 +174,7 @@ def _from_record(path: Path) -> Finding | None:
     try:
         quality = recorded_quality(record)
         quality = quality if quality is not None and quality.scores else None
+        warnings = recorded_warnings(record)
         volumes = {str(name): float(volume) for name, volume in record["volumes_mm3"].items()}
     except (TypeError, ValueError):
         return None
@@ -188,6 +192,7 @@ def _from_record(path: Path) -> Finding | None:
         record=record,
         record_path=path,
         notes=tuple(notes),
+        warnings=warnings,
     )
 
 

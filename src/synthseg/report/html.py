@@ -88,6 +88,7 @@ def encoded(content: bytes) -> str:
 @cache
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
+    from jinja2.filters import do_urlencode
 
     environment = Environment(
         loader=PackageLoader("synthseg.report", "templates"),
@@ -96,5 +97,6 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["link"] = lambda name: do_urlencode(name).replace("/", "%2F")  # a file beside the page
     environment.filters["ml"] = lambda mm3: f"{mm3 / 1000:,.2f}"
     return environment

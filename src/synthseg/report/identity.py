@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from synthseg.errors import UsageError
+from synthseg.errors import UsageError, one_line
 from synthseg.report.html import printable
 from synthseg.volumes import strip_extension
 
@@ -86,4 +86,5 @@ def _secrets(scan: Path, results: Path | None) -> tuple[str, ...]:
     nobody = stem.lower() in _NOBODY or len(stem) < LEAST_LETTERS
     spellings = {str(scan), str(scan.absolute()), scan.name, "" if nobody else stem}
     spellings |= {str(path.absolute().parent) for path in (scan, results) if path is not None} - {scan.anchor, "/"}
+    spellings |= {one_line(spelling) for spelling in spellings}  # as messages spell control characters in names
     return tuple(sorted(spellings - {""}, key=len, reverse=True))

@@ -77,10 +77,11 @@ def standings_of(finding: Finding, cohort: Cohort) -> dict[str, Standing]:
 
 
 def reasons_of(finding: Finding, standings: Mapping[str, Standing], most: int = 4) -> list[str]:
-    """Why to look at this scan, in sentences: its error, its quality, its most deviating volumes. May be empty."""
+    """Why to look at this scan: its error, warnings on it, its quality, its most deviating volumes. May be empty."""
     reasons = []
     if finding.error is not None:
         reasons.append(finding.error)
+    reasons += [f"{warning.severity} warning [{warning.code}]: {warning.message}" for warning in finding.warnings]
     if finding.quality is not None:
         reasons.append(finding.quality.sentence)
     outlying = [(name, s.deviation) for name, s in standings.items() if s.deviation is not None and s.outlying]

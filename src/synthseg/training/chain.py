@@ -24,9 +24,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from synthseg.configs import config_from_dict, config_to_dict, flatten
+from synthseg.configs import config_from_dict, config_to_dict, flatten, told_at
 from synthseg.errors import ConfigError, WeightsError
 from synthseg.files import at_home
+from synthseg.reading import exists, is_file, real_path
 from synthseg.training.recipe import Recipe, overlay, read_toml, recipe_from_dict
 from synthseg.training.task_config import FrozenNetworks
 from synthseg.weights.store import find_weights, is_path
@@ -103,7 +104,7 @@ def chain_from_dict(values: Mapping[str, Any], path: Path) -> Chain:
         raise ConfigError(f"{path.name}: stages", found=repr(tables)[:80], fix="write one [[stages]] table a stage")
     stages: list[Stage] = []
     for number, table in enumerate(tables):
-        where = f"{path.name}: stages.{table.get('name', number)}"
+        where = f"{path.name}: stages.{str(table.get('name', number))[:80]}"
         stage = _read_stage(table, path, where)
         _check_references(stage, [other.name for other in stages], tables, where)
         if stage.recipe.output.name in [other.recipe.output.name for other in stages]:
@@ -115,11 +116,12 @@ def chain_from_dict(values: Mapping[str, Any], path: Path) -> Chain:
 
 def _read_stage(table: Mapping[str, Any], path: Path, where: str) -> Stage:
     changes = table.get("changes", {})
-    given = config_from_dict(_StageTable, {k: v for k, v in table.items() if k != "changes"}, where=where)
+    with told_at(where):
+        given = config_from_dict(_StageTable, {k: v for k, v in table.items() if k != "changes"}, where=where)
     if not isinstance(changes, Mapping):
         raise ConfigError(f"{where}.changes", found=repr(changes), fix="write tables of the recipe's keys here")
     source = path.parent / given.recipe
-    if not source.is_file():
+    if not is_file(source):
         raise ConfigError(f"{where}.recipe", found=f"no file {source}", fix="give the recipe's path from this file")
     values, folder = read_toml(source), str(source.parent)
     if "stages" in values:
@@ -156,7 +158,7 @@ def require_files(chain: Chain) -> None:
         recipe = stage.recipe
         for key in ("bank", "validation"):
             text = getattr(recipe.data, key)
-            if text is not None and not recipe.path(text).exists():
+            if text is not None and not exists(recipe.path(text)):
                 found, fix = f"no file {recipe.path(text)}", "pack it with `synthseg bank`, or mend the path"
                 raise ConfigError(place_of(chain, stage, f"data.{key}"), found=found, fix=fix)
         for key, text in {"init": stage.init, **_roles(recipe)}.items():
@@ -191,7 +193,7 @@ def _roles(recipe: Recipe) -> dict[str, str | None]:
 
 def _from_here(text: str, folder: Path) -> str:
     """A path of the chain's file made absolute, since recipes count theirs from their own folder; a name as it is."""
-    return str((folder / at_home(text)).resolve()) if _looks_like_a_path(text) else text
+    return str(real_path(folder / at_home(text))) if _looks_like_a_path(text) else text
 
 
 def _looks_like_a_path(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite are left out, without asking the GPU whether they are.
+"""Steps whose loss or gradient is not finite, or out of proportion, are left out, without asking the GPU about them.
 
 Asking would make Python wait for every step's end, and the GPU then for Python to launch the next. Instead the step is
 taken and undone on the device where it must be, and the counts are read when the log is written.
@@ -44,7 +44,7 @@ class StepGuard:
 
         Args:
             loss: scalar of the step.
-            bad: scalar bool on the device, whether any process's loss or gradient is not finite.
+            bad: scalar bool on the device, whether any process's loss or gradient is not finite or out of proportion.
         """
         if getattr(optimizer, "_step_supports_amp_scaling", False):  # fused: its kernels look at the flag themselves
             optimizer.grad_scale, optimizer.found_inf = None, bad.float()  # type: ignore[attr-defined]
@@ -74,6 +74,11 @@ class StepGuard:
             before = held.get(id(tensor), torch.zeros_like(tensor))
             flag = bad.to(tensor.device)  # step counts may live on the CPU
             tensor.copy_(torch.where(flag, before, tensor))
+
+    def end_row(self) -> None:
+        """A row of steps left out ends here: the network is no longer the one that they were left out of."""
+        self._row.zero_()
+        self._worst.zero_()
 
     def read(self) -> Counts:
         """The counts since the last reading; waits for the device."""

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import csv
+import io
 import sys
 import time
 from pathlib import Path
 from typing import Any, TextIO
 
 from synthseg.errors import TrainingError
+from synthseg.files import atomic_file
 
-COLUMNS = ("step", "loss", "learning_rate", "samples_per_s", "generation_share", "seconds", "dice")
+# skipped, returns: so far, steps left out and times the run went back to its last good state
+COLUMNS = (
+    "step",
+    "loss",
+    "learning_rate",
+    "samples_per_s",
+    "generation_share",
+    "seconds",
+    "dice",
+    "skipped",
+    "returns",
+)
 
 
 class RunLog:
@@ -20,24 +33,23 @@ class RunLog:
         self.path = folder / "log.csv"
         self.stream = stream or sys.stderr
         rows = [row for row in _read(self.path) if int(row["step"]) <= resume_step] if resume_step else []
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            part = self.path.with_name(f".{self.path.name}.part")
-            with part.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, COLUMNS)
-                writer.writeheader()
-                writer.writerows(rows)
-            part.replace(self.path)
-        except OSError as error:
-            raise TrainingError(
-                folder, found=f"no way to write the log ({error})", fix="choose a writable folder"
-            ) from error
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+        with atomic_file(self.path) as file:
+            file.write(text.getvalue().encode())
         self.board = _tensorboard(folder, resume_step + 1) if tensorboard else None
 
     def row(self, **values: Any) -> None:
-        """Append a line; unknown cells stay empty."""
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, COLUMNS).writerow({k: _short(v) for k, v in values.items()})
+        """Append a line; unknown cells stay empty. Raises: TrainingError if it cannot be written."""
+        try:
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, COLUMNS).writerow({k: _short(v) for k, v in values.items()})
+        except OSError as error:
+            found = f"no way to write the log ({error.strerror or error})"
+            fix = "free space, or see that the folder can be written to; --resume goes on from the newest checkpoint"
+            raise TrainingError(self.path, found=found, fix=fix) from error
         if self.board is not None:
             for name, value in values.items():
                 if name != "step" and value is not None:
@@ -57,7 +69,9 @@ def _read(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        read = [{column: row.get(column) for column in COLUMNS} for row in csv.DictReader(file)]
+        reader = csv.DictReader(file)
+        known = reader.fieldnames or ()  # a log begun by an older release has fewer columns
+        read = [{column: row[column] if column in known else "" for column in COLUMNS} for row in reader]
     whole = [row for row in read if None not in row.values()]  # a power cut can leave half a line
     return [row for row in whole if (row["step"] or "").isdigit()]
 

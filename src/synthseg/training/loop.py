@@ -20,6 +20,7 @@ from torch import Tensor, nn, optim
 from torch.nn.parallel import DistributedDataParallel
 
 from synthseg.errors import TrainingError
+from synthseg.training.alone import alone_in
 from synthseg.training.checkpoint import Progress, list_checkpoints, load_checkpoint, read_index, save_checkpoint
 from synthseg.training.distributed import World, join_world, share_batch_norm, spread
 from synthseg.training.export import comparable_values, provenance, start_from
@@ -30,9 +31,10 @@ from synthseg.training.optimizers import make_optimizer
 from synthseg.training.options import RunOptions, RunResult
 from synthseg.training.prefetch import Prefetch
 from synthseg.training.recipe import Recipe
-from synthseg.training.resume import compare_recipes
+from synthseg.training.resume import compare_recipes, means_other_losses
 from synthseg.training.schedule import WeightAverage, learning_rate
 from synthseg.training.signals import StopOnSignal
+from synthseg.training.spikes import SpikeWatch, all_finite
 from synthseg.training.task import Task
 from synthseg.training.tasks import make_task
 from synthseg.weights import load_weights, protocol_of, save_weights
@@ -51,8 +53,8 @@ def train(
         task_of: makes the task; the recipe's ``[task]`` by default.
     Returns: the state reached, also of a run that was stopped early; ``weights`` is the exported file (averaged weights
         if the recipe averages).
-    Raises: TrainingError for a run folder in use without ``resume``, unreadable inputs, too little memory, or a
-        diverged loss; ConfigError for a recipe that does not fit its bank or the checkpoint to go on from.
+    Raises: TrainingError for a run folder in use, or used before without ``resume``, unreadable inputs, too little
+        memory, or a diverged loss; ConfigError for a recipe that does not fit its bank or the checkpoint to go on from.
     """
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -60,7 +62,7 @@ def train(
         _require_free(options)
         torch.manual_seed(recipe.optimizer.seed)  # initial weights only
         task = task_of(recipe, world.device)
-        with StopOnSignal() as stop:
+        with StopOnSignal() as stop, alone_in(options.out, leads=world.leads):
             return _Session(recipe, options, world, task).run(stop)
 
 
@@ -89,6 +91,7 @@ class _Session:
         self.network = _on(world.device, task.build_network())
         self.optimizer = self._fresh_optimizer()
         self.average = WeightAverage(self.network, self.config.ema_decay) if self.config.ema_decay else None
+        self.watch = SpikeWatch(self.config, self.network, self.average, world)
         self.progress = Progress()
         self.notes: list[str] = []
         self._restore()
@@ -116,15 +119,20 @@ class _Session:
             self.progress.started_from = provenance(weights)
             self.notes.append(f"started from {weights.name}: {report.sentence()}")
             if self.average:
-                self.average = WeightAverage(self.network, self.config.ema_decay)
+                self.average.begin(self.network)
 
     def _resume(self, checkpoint: Path) -> None:
         facts = read_index(checkpoint)
         changes = compare_recipes(facts, self.recipe, self.targets, where=checkpoint.name)
-        load_checkpoint(checkpoint, self.network, self.optimizer, self.average.state if self.average else None)
+        earlier: dict[str, Tensor] = {}
+        load_checkpoint(checkpoint, self.network, self.optimizer, self.average.state if self.average else None, earlier)
         self.progress = Progress(**facts["progress"])
         if self.average:
             self.average.updates = facts.get("average_updates", self.progress.step)
+        if "watch" in facts and not means_other_losses(facts, self.recipe):
+            self.watch.load(earlier, facts["watch"])
+        else:
+            self.watch.restart(self.progress.step)
         self.notes += [f"resumed at step {self.progress.step} from {checkpoint.name}", *changes]
         if self.options.init is not None:
             self.notes.append("the weights to start from are not used again: the run goes on from its checkpoint")
@@ -178,6 +186,8 @@ class _Session:
     def _step(self) -> None:
         if self.config.wl2_steps and self.progress.step == self.config.wl2_steps:
             self.optimizer = self._fresh_optimizer()  # the original starts the Dice phase with a fresh optimiser
+        if self.progress.step and self.progress.step in (self.config.wl2_steps, self.config.freeze_norm_step):
+            self.watch.restart(self.progress.step)  # losses are other ones from here on
         rate = learning_rate(self.config, self.progress.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -188,16 +198,36 @@ class _Session:
         loss = torch.stack(losses).mean()
         # infinity clips nothing: the norm is wanted in any case, since a finite loss can have a gradient that is not
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm or math.inf)
-        bad = self.world.any_on_device(~(loss.isfinite() & norm.isfinite()))
+        bad = ~(loss.isfinite() & norm.isfinite()) | self.watch.too_large(norm)
+        bad = self.world.any_on_device(bad)
         self.guard.step(self.optimizer, loss, bad)
+        self.watch.add(loss, bad)
         # A CPU may be asked. On a GPU a step left out also moves the average once more towards the same weights.
-        if self.world.device.type == "cpu" and bool(bad):
+        left_out = self.world.device.type == "cpu" and bool(bad)
+        if left_out:
             self._say(f"step {self.progress.step}: loss {float(loss)}, gradient norm {float(norm)}: step left out")
-            self._tally()
         elif self.average:
             self.average.update(self.network)
         self.progress.step += 1
         self.progress.samples += self.config.batch * self.config.accumulate * self.world.size
+        if left_out:
+            self._tally()
+        self._after_return(self.watch.judge(self.progress.step, self.optimizer))
+
+    def _after_return(self, said: str | None) -> None:
+        """What remains to be done when the watch has put an earlier state back."""
+        if said is None:
+            return
+        self.progress.returns += 1
+        self.guard.end_row()
+        self._say(said)
+        if self.watch.gives_up:
+            self._save()  # the state that was put back
+            raise TrainingError(
+                self.options.out,
+                found=f"a loss that leaps from the state of step {self.watch.kept.good} whatever the random numbers",
+                fix="resume with a lower learning rate or a clip_norm; spike_factor = 0 lets it leap",
+            )
 
     def _choose_statistics(self) -> None:
         """Batch norm by the batch's statistics, or from ``freeze_norm_step`` on by the running ones.
@@ -243,8 +273,12 @@ class _Session:
         self.loss_count += counts.taken
         self.progress.skipped += counts.skipped
         if counts.skipped and self.world.device.type != "cpu":
-            self._say(f"up to step {self.progress.step}: {counts.skipped} steps without a finite loss left out")
+            self._say(f"up to step {self.progress.step}: {counts.skipped} steps left out")
         if counts.worst_row >= MAX_SKIPPED_IN_ROW:
+            why = f"{counts.worst_row} steps in a row without a finite loss and gradient"
+            said = self.watch.go_back(self.progress.step, self.optimizer, why)
+            if said is not None:
+                return self._after_return(said)
             raise TrainingError(
                 self.options.out,
                 found=f"{counts.worst_row} steps in a row without a finite loss and gradient",
@@ -263,11 +297,9 @@ class _Session:
         self.loss_sum, self.loss_count, self.generation_seconds = 0.0, 0, 0.0
         if self.log is None:
             return
-        lr = self.optimizer.param_groups[0]["lr"]
-        seconds_run = self.progress.seconds
-        self.log.row(
-            step=step, loss=mean, learning_rate=lr, samples_per_s=rate, generation_share=share, seconds=seconds_run
-        )
+        lr, done = self.optimizer.param_groups[0]["lr"], self.progress
+        numbers = {"learning_rate": lr, "samples_per_s": rate, "generation_share": share, "seconds": done.seconds}
+        self.log.row(step=step, loss=mean, **numbers, skipped=done.skipped, returns=done.returns)
         left = duration(per_step * (self.config.steps - step))
         ending = " (stopping)" if stop.asked else ""
         self._say(f"step {step}/{self.config.steps} loss {mean:.4f} {rate:.2f} samples/s, {left} left{ending}")
@@ -295,14 +327,17 @@ class _Session:
 
     def _save(self) -> None:
         self._tally()
+        if self.world.any(not all_finite(self.network, self.average)):
+            self._say(f"step {self.progress.step}: weights that are not finite: the checkpoints before are kept")
+            return
         if self.world.leads:
             facts: dict[str, Any] = {"progress": dataclasses.asdict(self.progress), "recipe": self.recipe.to_dict()}
             facts["targets"] = self.targets
             if self.average:
                 facts["average_updates"] = self.average.updates
             average = self.average.state if self.average else None
-            keep = self.recipe.output.keep
-            save_checkpoint(self.options.out, self.network, self.optimizer, average, facts, keep=keep)
+            keep, (earlier, facts["watch"]) = self.recipe.output.keep, self.watch.state()
+            save_checkpoint(self.options.out, self.network, self.optimizer, average, facts, keep=keep, earlier=earlier)
         self.world.any(False)
 
     def _export(self, suffix: str = "") -> Path:
@@ -322,6 +357,7 @@ class _Session:
 
     def _finish(self) -> RunResult:
         finished = self.progress.step >= self.config.steps
+        self._require_finite()
         unseen = self.progress.step > self.first_step and self.progress.step % self.recipe.data.validate_every
         if finished and self.recipe.data.validation and unseen:
             self._validate()
@@ -332,6 +368,19 @@ class _Session:
             self._say(f"{state} at step {self.progress.step}, {duration(self.progress.seconds)}; weights: {weights}")
             self.log.close()
         return RunResult(self.progress.step, finished, weights, dict(self.progress.scores))
+
+    def _require_finite(self) -> None:
+        """Go back to the last good state if the weights are no numbers. Raises: TrainingError if there is none."""
+        if not self.world.any(not all_finite(self.network, self.average)):
+            return
+        said = self.watch.go_back(self.progress.step, self.optimizer, "weights that are not finite")
+        self._after_return(said)
+        if said is None:
+            raise TrainingError(
+                self.options.out,
+                found="weights that are not finite (NaN or infinity)",
+                fix="resume from an earlier checkpoint with a lower learning rate, clip_norm, or float32",
+            )
 
     def _say(self, text: str) -> None:
         if self.log is not None:

@@ -5,13 +5,14 @@ Relative paths in a recipe are relative to the recipe's own folder.
 
 from __future__ import annotations
 
-import tomllib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from synthseg.configs import config_from_dict, config_to_dict
+from synthseg import reading
+from synthseg.configs import config_from_dict, config_to_dict, told_at
 from synthseg.errors import ConfigError
 from synthseg.generation.config import PRESETS, GenerationConfig
 from synthseg.generation.map_weights import match_weights, read_map_weights, table_sha256
@@ -55,6 +56,9 @@ class OptimizerConfig:
     absent: Literal["count", "skip"] = "count"  # labels missing from a crop: penalised (original) or left out
     wl2_steps: int = 0  # the original's warm-up loss first, then a fresh optimiser
     ema_decay: float = 0.0  # 0 = no average of weights
+    # A window's mean loss so many times the smoothed one: back to the last good state (``spikes.py``); 0 turns it off
+    spike_factor: float = 2.0
+    spike_window: int = 100  # steps whose mean loss is judged
     freeze_norm_step: int | None = None  # from this step on batch norm uses its running statistics, as inference does
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False  # fuse the network's operations with torch.compile: minutes at the start, faster steps after
@@ -69,6 +73,10 @@ class OptimizerConfig:
             raise ConfigError("optimizer.learning_rate", found=repr(self.learning_rate), fix="give a positive rate")
         if not 0 <= self.ema_decay < 1:
             raise ConfigError("optimizer.ema_decay", found=repr(self.ema_decay), fix="give a decay in [0, 1)")
+        _at_least("optimizer", self, 2, "spike_window")
+        if not (self.spike_factor == 0 or 1 < self.spike_factor < math.inf):
+            fix = "give a factor above 1, e.g. 2, or 0 to turn it off"
+            raise ConfigError("optimizer.spike_factor", found=repr(self.spike_factor), fix=fix)
         if self.schedule == "decay" and not 0 < self.decay_steps <= self.steps:
             raise ConfigError("optimizer.decay_steps", found=repr(self.decay_steps), fix="give 1 to `steps` steps")
 
@@ -142,19 +150,17 @@ def load_recipe(path: str | Path) -> Recipe:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file. Raises ConfigError if it is not there or not TOML."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(
-            path, found="no such file", fix="give the path of a recipe, e.g. recipes/adult-1mm.toml"
-        ) from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(path, found=f"no readable TOML ({error})", fix="mend the file") from error
+    """The tables of a TOML file. Raises: ConfigError if it is not there or no usable TOML."""
+    return reading.read_toml(path, error=ConfigError, fix="give the path of a recipe, e.g. recipes/adult-1mm.toml")
 
 
 def recipe_from_dict(values: Mapping[str, Any], *, where: str, folder: str = ".") -> Recipe:
     """Build a recipe from the tables of a TOML file."""
+    with told_at(where):
+        return _recipe(values, where, folder)
+
+
+def _recipe(values: Mapping[str, Any], where: str, folder: str) -> Recipe:
     tables = dict(values)
     tables["generation"] = generation_config(tables.get("generation", {}), where=where, folder=folder)
     for key, why in (("folder", "paths start from the recipe's folder"), ("map_weights_sha256", "it is found out")):

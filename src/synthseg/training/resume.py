@@ -51,6 +51,12 @@ def compare_recipes(facts: Mapping[str, Any], recipe: Recipe, targets: list[int]
     return notes
 
 
+def means_other_losses(facts: Mapping[str, Any], recipe: Recipe) -> bool:
+    """Whether a change of the recipe lets losses differ from those before the checkpoint for its own sake."""
+    harmless = ("output.", "optimizer.steps", "data.validat")
+    return any(not key.startswith(harmless) for key in changed_keys(facts, recipe))
+
+
 def changed_keys(facts: Mapping[str, Any], recipe: Recipe) -> dict[str, tuple[str, str]]:
     """What differs between a checkpoint's recipe and today's: (before, now) in words, by dotted key."""
     before, now = flatten(_completed(facts["recipe"])), flatten(recipe.to_dict())

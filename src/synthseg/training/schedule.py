@@ -31,6 +31,10 @@ class WeightAverage:
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
+        self.begin(network)
+
+    def begin(self, network: nn.Module) -> None:
+        """Start from the network's present state."""
         self.updates = 0
         self.state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 

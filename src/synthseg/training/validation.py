@@ -15,19 +15,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
 from synthseg.errors import TrainingError
 from synthseg.files import atomic_file
+from synthseg.generation.bank import hash_content
 from synthseg.labels.protocol import LabelProtocol
+from synthseg.reading import require_file
+from synthseg.scarce import MORE_MEMORY, lacks_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,6 +43,8 @@ PLAIN = "plain"  # the condition of scans as they are
 CROP_MARGIN_MM = 10.0  # kept around the head
 AIR = 0.1  # prepared intensities below this are air, as far as cutting is concerned
 _FORMAT = "synthseg-validation-1"
+# The last key came with version 0.2, those before it one by one: older files are read without.
+_HEADER = {"format", "names", "spacing_mm", "targets", "conditions", "crop_margin_mm", "sha256"}
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ class ValidationSet:
             "conditions": self.conditions,
             "crop_margin_mm": self.crop_margin_mm,
         }
+        header["sha256"] = hash_content(header, tensors)
         with atomic_file(path) as file:
             file.write(save(tensors, metadata={"validation": json.dumps(header)}))
         return Path(path)
@@ -97,24 +103,50 @@ def load_validation(path: Path, protocol: LabelProtocol, spacing_mm: float) -> V
     if path.is_dir():
         return pack_validation(path, protocol, spacing_mm)
     remake = "give a folder of pairs, or a file made with: synthseg bank FOLDER --validation -o FILE"
+    require_file(path, error=TrainingError, fix=remake, as_text=True)
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("validation", "{}"))
+            if not isinstance(header, dict):
+                raise ValueError("its header is no table")
             if header.get("format") != _FORMAT:
                 raise TrainingError(path, found=f"format {header.get('format')!r}, no validation set", fix=remake)
-            names = tuple(header["names"])
-            images = tuple(file.get_tensor(f"image.{n}").float() for n in range(len(names)))
-            targets = tuple(file.get_tensor(f"target.{n}") for n in range(len(names)))
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        if not header.keys() <= _HEADER or header.get("sha256", "") not in ("", hash_content(header, tensors)):
+            raise ValueError("its content is not what it has the hash of")
+        packed = _of_file(header, tensors)
+    except TrainingError:
+        raise
+    except Exception as error:  # a damaged header makes parsers and torch raise anything
+        if lacks_memory(error):
+            raise TrainingError(path, found=f"no memory to read it ({error})", fix=MORE_MEMORY) from error
         raise TrainingError(path, found=f"no readable validation set ({error})", fix=remake) from error
-    known, wanted = tuple(header.get("targets", ())), tuple(protocol.target_values.tolist())
+    known, wanted = packed.target_values, tuple(protocol.target_values.tolist())
     if known and known != wanted:
         raise TrainingError(path, found=f"targets {list(known)}, not {list(wanted)}", fix="pack it with this protocol")
-    if abs(header["spacing_mm"] - spacing_mm) > 1e-3:
-        raise TrainingError(
-            path, found=f"scans at {header['spacing_mm']} mm", fix=f"pack them again at {spacing_mm} mm"
-        )
-    return ValidationSet(names, images, targets, spacing_mm, known, header.get("crop_margin_mm"))
+    if abs(packed.spacing_mm - spacing_mm) > 1e-3:
+        raise TrainingError(path, found=f"scans at {packed.spacing_mm} mm", fix=f"pack them again at {spacing_mm} mm")
+    return replace(packed, spacing_mm=spacing_mm)
+
+
+def _of_file(header: dict[str, Any], tensors: dict[str, Tensor]) -> ValidationSet:
+    """Check and put together: what is wrong here would end a training at its first validation. Raises ValueError."""
+    names = tuple(map(str, header["names"]))
+    known = tuple(int(value) for value in header.get("targets", ()))
+    spacing, margin = float(header["spacing_mm"]), header.get("crop_margin_mm")
+    if not 0 < spacing < 100 or not (margin is None or 0 <= float(margin) < 1000):
+        raise ValueError(f"voxels of {spacing} mm, cropped to {margin} mm")
+    images = tuple(tensors[f"image.{n}"].float() for n in range(len(names)))
+    targets = tuple(tensors[f"target.{n}"] for n in range(len(names)))
+    for name, image, target in zip(names, images, targets, strict=True):
+        if image.ndim != 3 or image.shape != target.shape or not image.numel() or target.dtype != torch.uint8:
+            raise ValueError(f"{name}: an image of shape {tuple(image.shape)}, labels {tuple(target.shape)}")
+        if not bool(image.isfinite().all()):
+            raise ValueError(f"{name}: voxels that are NaN or infinite")
+    try:
+        return ValidationSet(names, images, targets, spacing, known, margin)
+    except TrainingError as error:
+        raise ValueError(f"{error.subject}: {error.found}") from error
 
 
 def pack_validation(

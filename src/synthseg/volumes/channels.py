@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
 
 from synthseg.errors import VolumeError
 from synthseg.volumes.checks import check_affine, check_image, check_shape, check_size
-from synthseg.volumes.read import read_volume
+from synthseg.volumes.promised import check_held, open_image, shape_of
+from synthseg.volumes.read import nibabel_complaints, read_volume, require_volume_file, translated
 from synthseg.volumes.volume import Volume, extension_of
 
 
@@ -29,9 +28,10 @@ def read_channels(path: str | Path, channels: int = 1) -> tuple[Volume, ...]:
         return (read_volume(path),)
     if extension_of(path) in ("", ".npz"):
         raise VolumeError(path, found="a file type without channels", fix="give a 4D .nii, .nii.gz, .mgz or .mgh")
-    try:
-        image: Any = nib.load(path, mmap=False)
-        shape, affine = tuple(image.shape), np.array(image.affine, dtype=np.float64)
+    require_volume_file(path)
+    with translated(path), nibabel_complaints([]):
+        image = open_image(path)
+        shape, affine = shape_of(image), np.array(image.affine, dtype=np.float64)
         if len(shape) != 4 or shape[3] != channels:
             found = f"an image of shape {shape}, not [X, Y, Z, {channels}]"
             raise VolumeError(
@@ -40,12 +40,8 @@ def read_channels(path: str | Path, channels: int = 1) -> tuple[Volume, ...]:
         check_shape(shape[:3], path)
         check_affine(affine, path)
         check_size(shape[:3], affine, path)
+        check_held(image, path)
         data = np.asarray(image.dataobj, dtype=np.float32)
-    except VolumeError:
-        raise
-    except Exception as error:  # damaged files make the parsers raise anything
-        message = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise VolumeError(path, found=f"no readable image ({message})", fix="copy or export it again") from error
     volumes = []
     for channel in range(channels):
         values, notes = check_image(np.ascontiguousarray(data[..., channel]), path)

@@ -13,9 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BufferedReader
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -23,11 +21,15 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError, ImageDataError
 
 from synthseg.errors import VolumeError
+from synthseg.reading import exists, is_folder, require_file
 from synthseg.volumes.checks import check_affine, check_image, check_labels, check_shape, check_size
 from synthseg.volumes.headers import mgh_geometry, nifti_geometry
+from synthseg.volumes.npz import npz_array, npz_headers
+from synthseg.volumes.promised import check_held, open_image, shape_of, unpacked
 from synthseg.volumes.volume import VOLUME_EXTENSIONS, Volume, extension_of
 
 _AGAIN = "copy, download or export it again"
+_NAMED = 20  # arrays that a message names
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,9 @@ def read_volume(path: str | Path, *, labels: bool = False) -> Volume:
     Source: reference 6.2 (formats) and 6.3, step 1; 9.3 lists what the original left unchecked.
     """
     path = Path(path)
-    extension = _require_file(path)
+    extension = require_volume_file(path)
     complaints: list[str] = []
-    with _translated(path), _nibabel_complaints(complaints):
+    with translated(path), nibabel_complaints(complaints):
         source = _open_npz(path) if extension == ".npz" else _open_nibabel(path, extension)
         if source.dtype.fields is not None or source.dtype.kind not in "biuf":
             kind = (
@@ -80,24 +82,21 @@ def read_volume(path: str | Path, *, labels: bool = False) -> Volume:
     return Volume(data, source.affine, path, (*source.notes, *told, *shape_notes, *data_notes))
 
 
-def _require_file(path: Path) -> str:
+def require_volume_file(path: Path) -> str:
     """The extension of an existing, non-empty file with a name we know."""
     extension = extension_of(path)
+    if is_folder(path):
+        raise VolumeError(path, found="a folder", fix="give one file, or segment the folder's scans as a batch")
+    if not extension and exists(path):
+        known = ", ".join(VOLUME_EXTENSIONS)
+        fix = f"convert it to one of {known} (DICOM: with dcm2niix)"
+        raise VolumeError(path, found=f"the unknown file type {path.suffix!r}", fix=fix)
+    require_file(path, error=VolumeError, fix="check the path and the extension, or copy the file again")
     try:
-        if path.is_dir():
-            raise VolumeError(path, found="a folder", fix="give one file, or segment the folder's scans as a batch")
-        if not path.exists():
-            raise VolumeError(path, found="no such file", fix="check the path and the extension")
-        if not extension:
-            known = ", ".join(VOLUME_EXTENSIONS)
-            fix = f"convert it to one of {known} (DICOM: with dcm2niix)"
-            raise VolumeError(path, found=f"the unknown file type {path.suffix!r}", fix=fix)
         with path.open("rb") as file:
             start = file.read(132)
     except OSError as error:
         raise VolumeError(path, found=f"a file that cannot be read ({error})", fix="check its permissions") from error
-    if not start:
-        raise VolumeError(path, found="an empty file (0 bytes)", fix=_AGAIN)
     if start[128:] == b"DICM":
         raise VolumeError(path, found="a DICOM file", fix="convert the series to NIfTI first, e.g. with dcm2niix")
     zipped = start[:2] == b"\x1f\x8b"
@@ -112,10 +111,11 @@ def _require_file(path: Path) -> str:
 
 
 @contextmanager
-def _translated(path: Path) -> Iterator[None]:
+def translated(path: Path) -> Iterator[None]:
     """Whatever the format libraries raise, as VolumeErrors that name the file (and keep the cause)."""
     try:
-        yield
+        with np.errstate(all="ignore"):  # numbers beyond their type are told by what they lead to
+            yield
     except VolumeError:
         raise
     except MemoryError as error:
@@ -136,7 +136,7 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _nibabel_complaints(heard: list[str]) -> Iterator[None]:
+def nibabel_complaints(heard: list[str]) -> Iterator[None]:
     """Collect what nibabel logs about this thread's header, instead of printing it."""
     here = threading.get_ident()
 
@@ -158,12 +158,12 @@ def _nibabel_complaints(heard: list[str]) -> Iterator[None]:
 
 
 def _open_nibabel(path: Path, extension: str) -> _Source:
-    image: Any = nib.load(path, mmap=False)  # a mapped file that changes or vanishes would take the process with it
+    image = open_image(path)
     if extension in (".mgz", ".mgh"):
-        with _unpacked(path, extension) as file:
+        with unpacked(path) as file:
             affine, notes, units = mgh_geometry(image, file.read(30))
     elif isinstance(image, nib.Nifti1Image):  # Nifti2Image is a kind of it
-        with _unpacked(path, extension) as file:
+        with unpacked(path) as file:
             raw = type(image.header).from_fileobj(file, check=False)
         affine, notes, units = nifti_geometry(image, raw, path)
     else:
@@ -171,6 +171,7 @@ def _open_nibabel(path: Path, extension: str) -> _Source:
         raise VolumeError(path, found=found, fix="convert it to NIfTI first")
 
     def load(as_stored: bool) -> np.ndarray:
+        check_held(image, path)
         if as_stored:
             return np.asanyarray(image.dataobj)
         if (image.dataobj.slope, image.dataobj.inter) == (1, 0):  # nibabel passes 32-bit integers through float64
@@ -178,7 +179,7 @@ def _open_nibabel(path: Path, extension: str) -> _Source:
         data: np.ndarray = image.get_fdata(dtype=np.float32, caching="unchanged")
         return data
 
-    return _Source(tuple(image.shape), image.get_data_dtype(), affine, units, tuple(notes), load)
+    return _Source(shape_of(image), image.get_data_dtype(), affine, units, tuple(notes), load)
 
 
 def _as_float32(data: np.ndarray) -> np.ndarray:
@@ -186,18 +187,14 @@ def _as_float32(data: np.ndarray) -> np.ndarray:
         return data.astype(np.float32, copy=False)
 
 
-def _unpacked(path: Path, extension: str) -> BufferedReader | gzip.GzipFile:
-    return gzip.open(path, "rb") if extension in (".nii.gz", ".mgz") else path.open("rb")
-
-
 def _open_npz(path: Path) -> _Source:
-    with zipfile.ZipFile(path) as archive:
-        headers = {name.removesuffix(".npy"): _npy_header(archive, name) for name in archive.namelist()}
+    headers = npz_headers(path)
     key = "vol_data"
     if key not in headers:
         volumes = [name for name, (shape, _) in headers.items() if len(shape) == 3]
         if len(volumes) != 1:
-            found = f"{len(volumes)} 3D arrays among {sorted(headers)}"
+            named = str(sorted(headers)) if len(headers) <= _NAMED else f"{len(headers)} arrays"
+            found = f"{len(volumes)} 3D arrays among {named}"
             raise VolumeError(path, found=found, fix="store the volume under the key 'vol_data'")
         key = volumes[0]
     notes = [] if key == "vol_data" else [f"The volume was taken from the array {key!r}."]
@@ -205,27 +202,12 @@ def _open_npz(path: Path) -> _Source:
     if "affine" in headers:
         if headers["affine"][0] != (4, 4) or headers["affine"][1].kind not in "iuf":
             raise VolumeError(path, found=f"an 'affine' of shape {headers['affine'][0]}", fix="store a 4 x 4 matrix")
-        affine = _npz_array(path, "affine").astype(np.float64)
+        affine = npz_array(path, "affine").astype(np.float64)
     else:
         notes.append("The file holds no affine: voxels of 1 mm with axes to the right, front and top are assumed.")
 
     def load(as_stored: bool) -> np.ndarray:
-        data = _npz_array(path, key)
+        data = npz_array(path, key)
         return data if as_stored else _as_float32(data)
 
     return _Source(*headers[key], affine, "", tuple(notes), load)
-
-
-def _npy_header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type of one array, without reading it."""
-    with archive.open(name) as file:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(file)
-    return shape, dtype
-
-
-def _npz_array(path: Path, key: str) -> np.ndarray:
-    with np.load(path, allow_pickle=False) as arrays:  # nothing is ever unpickled
-        array: np.ndarray = arrays[key]
-    return array

@@ -1,8 +1,7 @@
 """Linear maps of a volume, one axis after the other, each a product with a small banded matrix.
 
 Blur and interpolation become one matrix an axis, so that a scan on its way to coarser voxels is read once and what is
-between the passes is already smaller. Arrays are walked in the order in which they lie in memory, whatever view of
-them is given.
+between the passes is already smaller.
 """
 
 from __future__ import annotations
@@ -12,8 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter1d
-
-from synthseg.volumes.volume import in_memory_order
 
 _ROWS = 32  # of a matrix at a time: of most scans these read a quarter of an axis, and the product skips the rest
 
@@ -48,17 +45,17 @@ def resampled_count(n: int, factor: float) -> int:
 def apply_along_axes(data: np.ndarray, matrices: Sequence[np.ndarray]) -> np.ndarray:
     """Multiply [X, Y, Z] by one matrix an axis, [X', X], [Y', Y], [Z', Z]: float32 [X', Y', Z'], in any memory order.
 
-    The data is copied as a whole only if it is not float32 or not one block of memory, flips and permutations apart.
+    The result depends on the values alone, to the last bit: sums are taken in the order of the axes, however the array
+    lies in memory. So a scan stored in another orientation has the same labels. The data is copied as a whole unless it
+    is float32 with its first axis running fastest, as NIfTI files in RAS order have it.
     """
-    block, order = in_memory_order(data)
-    # torch knows no negative strides: where the data ran backwards, the matrix does
-    maps = [m[:, ::-1] if stride < 0 else m for m, stride in zip(matrices, data.strides, strict=True)]
-    tensor = torch.from_numpy(np.ascontiguousarray(block, dtype=np.float32))
-    small = {at: torch.from_numpy(np.ascontiguousarray(maps[axis], dtype=np.float32)) for at, axis in enumerate(order)}
+    block = np.ascontiguousarray(data.transpose(2, 1, 0), dtype=np.float32)
+    tensor = torch.from_numpy(block)
+    small = {2 - axis: torch.from_numpy(np.ascontiguousarray(m, dtype=np.float32)) for axis, m in enumerate(matrices)}
     # The axis that shrinks most goes first and the one that grows most last: what is between the passes stays small.
-    for at in sorted(small, key=lambda at: len(small[at]) / small[at].shape[1]):
+    for at in sorted(small, key=lambda at: (len(small[at]) / small[at].shape[1], at)):
         tensor = _apply(small[at], tensor, at)
-    result: np.ndarray = tensor.numpy().transpose(np.argsort(order))
+    result: np.ndarray = tensor.numpy().transpose(2, 1, 0)
     return result
 
 

@@ -39,6 +39,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthseg.errors import WeightsError
+from synthseg.reading import require_file
+from synthseg.scarce import MORE_MEMORY, lacks_memory
 
 if TYPE_CHECKING:
     from synthseg.labels.protocol import LabelProtocol
@@ -213,9 +215,8 @@ def refuse_foreign(path: Path) -> None:
 
     Who can read Keras' HDF5 files (``synthseg.weights.original``) looks for them first.
     """
-    if not path.is_file():
-        what = "a folder" if path.is_dir() else "no such file"
-        raise WeightsError(path, found=what, fix="check the path; `synthseg weights list` shows the known names")
+    fix = "check the path, or copy the file again; `synthseg weights list` shows the known names"
+    require_file(path, error=WeightsError, fix=fix, as_text=True)
     with path.open("rb") as file:
         start = file.read(9)
     if start[8:] == b"{":  # safetensors: eight bytes of header length (which may begin like a pickle), then JSON
@@ -237,6 +238,8 @@ def refuse_foreign(path: Path) -> None:
 
 def unreadable(path: Path, error: Exception) -> WeightsError:
     """The error for a file that safetensors refuses, with its size: a cut-off download is the usual cause."""
+    if lacks_memory(error):
+        return WeightsError(path, found=f"no memory to read it ({error})", fix=MORE_MEMORY)
     size = path.stat().st_size if path.exists() else 0
     found = f"{size:,} bytes that are not a whole safetensors file ({error})"
     return WeightsError(path, found=found, fix="it was cut off or is something else: copy or download it again")

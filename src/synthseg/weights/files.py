@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,11 +67,21 @@ def save_weights(
         raise WeightsError(path, found=f"the suffix {path.suffix!r}", fix=f"name weights files *{SUFFIX}")
     if not tensors:
         raise WeightsError(path, found="no tensors to save", fix="give the network's state_dict()")
-    stored = {name: _to_stored(name, tensor, half, path) for name, tensor in tensors.items()}
+    stored = _stored(tensors, half, path)
     whole = complete_card(card, sha256=hash_tensors(stored), subject=path)
     with atomic_file(path) as file:
         file.write(save(stored, encode_card(whole, path)))
     return path
+
+
+def is_saved(path: Path, tensors: Mapping[str, Tensor], card: Mapping[str, Any], *, half: bool = False) -> bool:
+    """Whether a whole file of these very tensors, under a card that says the same, is there already."""
+    try:
+        found = load_weights(path).card
+    except WeightsError:
+        return False
+    wanted = complete_card(card, sha256=hash_tensors(_stored(tensors, half, path)), subject=path)
+    return {**found, "created": None} == {**json.loads(json.dumps(wanted)), "created": None}
 
 
 def load_weights(name_or_path: str | Path, role: str | None = None) -> Weights:
@@ -120,6 +131,10 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _stored(tensors: Mapping[str, Tensor], half: bool, path: Path) -> dict[str, Tensor]:
+    return {name: _to_stored(name, tensor, half, path) for name, tensor in tensors.items()}
 
 
 def _to_stored(name: str, tensor: Tensor, half: bool, path: Path) -> Tensor:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from synthseg.errors import WeightsError
+from synthseg.reading import require_file
 
 KERAS_SUFFIXES = (".h5", ".hdf5")
 MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -27,6 +28,7 @@ FILE_BYTES = 4 << 30  # of all arrays, unpacked; the original's largest file has
 DEPTH = 8  # groups inside a layer's group
 OBJECTS = 20_000  # groups and arrays in a file's layers; a network has about 250
 NAMES = 20_000  # in a list
+TEXT_BYTES = 16 << 20  # of a list
 FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}  # those that h5py itself brings
 OPTIMIZER = "optimizer_weights"
 _COPY = "copy or download the file again"
@@ -69,9 +71,8 @@ def is_keras(path: Path) -> bool:
 @contextmanager
 def open_keras(path: Path) -> Iterator[Any]:
     """The file, opened for reading. What h5py cannot read inside the ``with`` block is a WeightsError too."""
-    if not path.is_file():
-        what = "a folder" if path.is_dir() else "no such file"
-        raise WeightsError(path, found=what, fix="check the path; `synthseg weights list` shows the known names")
+    fix = "check the path, or copy the file again; `synthseg weights list` shows the known names"
+    require_file(path, error=WeightsError, fix=fix, empty=True)
     try:
         import h5py
     except ImportError as error:
@@ -218,25 +219,29 @@ class _Reader:
         return Stored(where, shape)
 
     def names(self, group: Any, key: str, where: str) -> list[str] | None:
-        """A list of names among a group's attributes, whole or split into ``key0``, ``key1``, ...; None without."""
+        """A list of names among a group's attributes, whole or split into ``key0``, ``key1``, ...; None without.
+
+        Texts of fixed length, as the original's files have them, lie beside their group. Those of any length (h5py 3)
+        lie in HDF5's heap, in whose damage the library goes round for ever: they are left unread, and the order of
+        arrays follows from their kinds. Which layers and arrays must be there, the network's shape tells all the same.
+        """
         if key in group.attrs:
             return self.texts(group, key, where)
-        parts: list[str] = []
-        number = 0
-        while f"{key}{number}" in group.attrs:
-            parts += self.texts(group, f"{key}{number}", where)
-            number += 1
-        return parts if number else None
+        parts: list[list[str] | None] = []
+        while f"{key}{len(parts)}" in group.attrs:
+            parts.append(self.texts(group, f"{key}{len(parts)}", where))
+        known = [part for part in parts if part is not None]
+        return [name for part in known for name in part] if parts and len(known) == len(parts) else None
 
-    def texts(self, group: Any, key: str, where: str) -> list[str]:
+    def texts(self, group: Any, key: str, where: str) -> list[str] | None:
         import h5py
 
         attribute = group.attrs.get_id(key)
         count = int(np.prod(attribute.shape or (0,), dtype=object))
-        numbers = attribute.dtype.kind not in "SO" or (
-            attribute.dtype.kind == "O" and h5py.check_string_dtype(attribute.dtype) is None
-        )
-        if count > NAMES or (count and numbers):
+        size = count * attribute.dtype.itemsize
+        if attribute.dtype.kind == "O" and h5py.check_string_dtype(attribute.dtype) is not None:
+            return None
+        if count > NAMES or size > TEXT_BYTES or (count and attribute.dtype.kind != "S"):
             raise _refused(self.path, f"an attribute {key} at {where} that is no list of names", _NOT_KERAS)
         values = group.attrs[key] if count else []
         return [text.decode() if isinstance(text, bytes) else str(text) for text in np.ravel(values).tolist()]

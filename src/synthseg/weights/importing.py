@@ -6,12 +6,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from synthseg.errors import OutputError, UsageError
 from synthseg.files import at_home
-from synthseg.weights.files import save_weights
+from synthseg.weights.files import is_saved, save_weights
 from synthseg.weights.network import verify_weights
 from synthseg.weights.original import Offer, offers, read_offer
 from synthseg.weights.places import FOLDER_VARIABLE
@@ -52,26 +54,37 @@ def import_keras(
         overwrite: replace files that are there.
     Raises: WeightsError for a file that is not whole or holds anything else, named by its layer; LabelError for an
         unknown protocol; UsageError for one file for several networks, and for a name that the package's own weights
-        have; OutputError for a file that exists or cannot be written.
+        have; OutputError for a file that exists with something else in it, or cannot be
+        written.
     """
     found = offers(source, protocols)
     cards = [offer.card() for offer in found]  # unknown labels are told before anything is written
     names = [_name(offer, name, len(found)) for offer in found]
     targets = _targets(out, names)
-    for target in targets:
-        if target.exists() and not overwrite:
+    # All of them are read before any is written: a damaged one leaves nothing.
+    read = [_tensors(offer, called) for offer, called in zip(found, names, strict=True)]
+    there = [
+        target.exists() and not overwrite and is_saved(target, *each, half=half)  # by an import that was stopped
+        for target, each in zip(targets, read, strict=True)
+    ]
+    for target, same in zip(targets, there, strict=True):
+        if target.exists() and not overwrite and not same:
             raise OutputError(target, found="a file of that name", fix="add --overwrite, or write elsewhere with -o")
-    read = [read_offer(offer) for offer in found]  # all of them before any is written: a damaged one leaves nothing
     written = []
-    for offer, called, target, card, (arrays, whole) in zip(found, names, targets, cards, read, strict=True):
-        tensors = {key: torch.from_numpy(array) for key, array in arrays.items()}
-        save_weights(target, tensors, {**whole, "name": called}, half=half)
+    for offer, called, target, card, each, same in zip(found, names, targets, cards, read, there, strict=True):
+        if not same:
+            save_weights(target, *each, half=half)
         verify_weights(target)
         labels = int(card["architecture"]["out_channels"])
         protocol = str(card["protocol"]["name"])
         prefix, count = offer.network.prefix, offer.network.arrays
         written.append(Imported(target, called, offer.role, prefix, count, labels, protocol))
     return written
+
+
+def _tensors(offer: Offer, called: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    arrays, card = read_offer(offer)
+    return {key: torch.from_numpy(array) for key, array in arrays.items()}, {**card, "name": called}
 
 
 def _name(offer: Offer, name: str | None, count: int) -> str:

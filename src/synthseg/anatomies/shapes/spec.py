@@ -84,16 +84,9 @@ def spec_with(kinds: tuple[str, ...], spec: ShapeSpec) -> ShapeSpec:
 
 def load_spec(path: Path) -> ShapeSpec:
     """Read a spec from a TOML file: the keys of :class:`ShapeSpec`. Raises: ConfigError naming file and key."""
-    import tomllib
+    from synthseg.configs import config_from_dict, told_at
+    from synthseg.reading import read_toml
 
-    from synthseg.configs import config_from_dict
-
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(path, found=f"no readable file ({error.strerror or error})", fix="check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            path, found=f"no TOML ({error})", fix="write lines such as: ventricles = [0.5, 4.0]"
-        ) from error
-    return config_from_dict(ShapeSpec, values, where=str(path))
+    values = read_toml(path, error=ConfigError, fix="write lines such as: ventricles = [0.5, 4.0]")
+    with told_at(path):
+        return config_from_dict(ShapeSpec, values, where=str(path))

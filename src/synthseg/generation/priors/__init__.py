@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from synthseg.errors import ConfigError
+from synthseg.reading import read_text
 
 COLUMNS = ("class", "mean_of_means", "std_of_means", "mean_of_stds", "std_of_stds")
 BUILTIN = ("t1",)
@@ -41,11 +42,8 @@ def load_priors(name_or_path: str | Path) -> tuple[ClassPriors, ClassPriors]:
     if subject in BUILTIN:
         text = resources.files(__name__).joinpath(f"{subject}.tsv").read_text(encoding="utf-8")
     else:
-        try:
-            text = Path(name_or_path).read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            fix = f"give one of {', '.join(BUILTIN)}, or the path of a tab-separated table"
-            raise ConfigError(subject, found=f"no readable table ({error})", fix=fix) from error
+        fix = f"give one of {', '.join(BUILTIN)}, or the path of a tab-separated table"
+        text = read_text(name_or_path, error=ConfigError, fix=fix, most=2**20)
     lines = [(number, line.split("\t")) for number, line in enumerate(text.splitlines(), start=1) if _counts(line)]
     if len(lines) < 2 or tuple(cell.strip() for cell in lines[0][1]) != COLUMNS:
         fix = f"write the columns {', '.join(COLUMNS)}, separated by tabs, then one row per class"

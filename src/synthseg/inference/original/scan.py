@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ import numpy as np
 
 from synthseg.errors import SynthsegError, VolumeError
 from synthseg.volumes import Volume, read_volume
-from synthseg.volumes.checks import check_affine, check_image, check_shape, check_size
+from synthseg.volumes.checks import MAX_VOXELS, check_affine, check_image, check_shape, check_size
 from synthseg.volumes.headers import mgh_geometry, nifti_geometry
+from synthseg.volumes.npz import npz_array, npz_headers
+from synthseg.volumes.promised import check_held, open_image, shape_of
+from synthseg.volumes.read import nibabel_complaints, require_volume_file, translated
 from synthseg.volumes.volume import extension_of, spacing_of
 
 MOST_CHANNELS = 10  # up to this size a last axis is taken for channels (reference 6.3, step 1)
@@ -58,7 +62,11 @@ def read_scan(scan: str | Path | Volume) -> Scan:
     """
     if isinstance(scan, Volume):
         return _from_memory(scan)
-    path = Path(scan)
+    with nibabel_complaints([]), np.errstate(all="ignore"):  # read_volume notes what was mended
+        return _from_file(Path(scan))
+
+
+def _from_file(path: Path) -> Scan:
     opened = _opened_4d(path)
     if opened is None:
         volume = read_volume(path)
@@ -83,17 +91,20 @@ def _from_memory(volume: Volume) -> Scan:
 
 def _opened_4d(path: Path) -> Any | None:
     """The opened file (of npz: its array) if it is one of several channels; None leaves it to ``read_volume``."""
+    opened: Any = None
     try:
-        if extension_of(path) == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                opened: Any = arrays[NPZ_KEY]
-        else:
-            opened = nib.load(path, mmap=False)
-    except Exception:  # read_volume says what is wrong
+        with translated(path), nibabel_complaints([]):
+            if require_volume_file(path) == ".npz":
+                shape = npz_headers(path)[NPZ_KEY][0]
+            else:
+                opened = open_image(path)
+                shape = shape_of(opened)
+    except VolumeError:  # read_volume says what is wrong
         return None
-    shape = opened.shape
-    few = len(shape) > 3 and 1 < shape[-1] <= MOST_CHANNELS
-    return opened if few and max(shape[3:-1], default=1) == 1 else None
+    few = len(shape) > 3 and 1 < shape[-1] <= MOST_CHANNELS and math.prod(shape[:3]) <= MAX_VOXELS
+    if not few or max(shape[3:-1], default=1) > 1:
+        return None
+    return npz_array(path, NPZ_KEY) if opened is None else opened
 
 
 def _first_channel(path: Path, opened: Any) -> Scan:
@@ -109,6 +120,8 @@ def _first_channel(path: Path, opened: Any) -> Scan:
     shape, shape_notes = check_shape(opened.shape[:3], path)
     check_affine(affine, path)
     check_size(shape, affine, path)
+    if not isinstance(opened, np.ndarray):
+        check_held(opened, path)
     stored = opened if isinstance(opened, np.ndarray) else opened.dataobj
     data, data_notes = check_image(np.asarray(stored[..., 0], dtype=np.float64).reshape(shape), path)
     took = f"The file's shape is {tuple(opened.shape)}: only the first of its {opened.shape[-1]} channels was used."

@@ -55,13 +55,14 @@
     row.scrollIntoView({ block: "nearest" });
     const id = row.dataset.id;
     $("chosen").textContent = id;
-    $("picture").hidden = !data.pictures[id];
-    if (data.pictures[id]) $("picture").src = "data:image/jpeg;base64," + data.pictures[id];
+    const picture = Object.hasOwn(data.pictures, id) ? data.pictures[id] : ""; // an id may be "constructor"
+    $("picture").hidden = !picture;
+    if (picture) $("picture").src = "data:image/jpeg;base64," + picture;
     $("picture").alt = "sagittal, coronal and axial slices of " + id;
     $("why").textContent = row.cells[6].innerText || "nothing stands out";
     document.querySelectorAll(".histograms figure").forEach((figure, index) => {
       figure.querySelector("line")?.remove();
-      const volume = (data.volumes[id] || [])[index];
+      const volume = (Object.hasOwn(data.volumes, id) ? data.volumes[id] : [])[index];
       if (volume === null || volume === undefined) return;
       const low = Number(figure.dataset.low), high = Number(figure.dataset.high);
       const x = high > low ? 240 * (volume - low) / (high - low) : 5;

@@ -1,0 +1,1 @@
+"""The project's own tools: licences, audit. Not part of the package."""
