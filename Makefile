@@ -18,7 +18,7 @@ PINS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test scores scores-plus bench-inference lint format licences audit sbom clean
+.PHONY: help demo test exhaustive fuzz scores scores-plus bench-inference lint format licences audit sbom clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,15 @@ demo: $(STAMPS)/demo  ## segment a real template brain with the shipped weights,
 # One torch thread a worker: two workers on two cores, instead of four threads quarrelling over them.
 test: $(STAMPS)/dev  ## run every test (PYTEST_ARGS="-m 'not slow'" leaves the slow ones out)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+# A kill and a full disk at every single operation, hundreds of damaged files of every kind: an hour or two.
+exhaustive: $(STAMPS)/dev  ## run the proofs that `make test` only samples
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m exhaustive $(PYTEST_ARGS)
+
+# FUZZ_ARGS="--targets nifti,bank --seed 3 --files 5000"; findings, smallest first, in fuzz-out/.
+FUZZ_ARGS ?= --files 1000
+fuzz: $(STAMPS)/dev  ## give every reader files that are damaged in new ways
+	@$(BIN)/python -m fuzz --out fuzz-out $(FUZZ_ARGS)
 
 # Interrupted, it goes on where it was; other weights start afresh. Results are kept in $(SCORES_OUTPUT)/.
 scores: $(STAMPS)/dev  ## score the weights on the validation scans, into docs/scores.md (SUBSET=quick, WEIGHTS=...)
@@ -51,7 +60,7 @@ lint: $(STAMPS)/dev  ## style, formatting, types, and which room may import whic
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@MYPYPATH=. $(BIN)/mypy experiments --namespace-packages --explicit-package-bases
+	@MYPYPATH=. $(BIN)/mypy experiments fuzz --namespace-packages --explicit-package-bases
 	@$(BIN)/lint-imports --no-cache
 
 format: $(STAMPS)/dev  ## mend style and formatting in place

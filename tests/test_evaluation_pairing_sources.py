@@ -108,7 +108,10 @@ def test_methods_of_a_table_share_their_scans_names_without_a_column_for_them(tm
             "predicted,truth,scan\na.nii,x.nii,s\nb.nii,y.nii,s\n",
             r"t\.csv: found two predictions of the method 't' for the scan 's'",
         ),
-        ("predicted,truth\na.nii,x.nii\na.nii,x.nii\n", r"t\.csv: found two predictions of the method 't' for the scan 'a'"),
+        (
+            "predicted,truth\na.nii,x.nii\na.nii,x.nii\n",
+            r"t\.csv: found two predictions of the method 't' for the scan 'a'",
+        ),
     ],
 )
 def test_tables_that_are_wrong_are_told(tmp_path: Path, text: str, message: str) -> None:

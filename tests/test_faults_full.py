@@ -17,7 +17,9 @@ from test_faults_kill import undisturbed
 pytestmark = pytest.mark.skipif(shim() is None, reason="no C compiler, or no Linux")
 # As the system says it, and SQLite, whose fix begins with "free space".
 REASONS = ("No space left on device", "database or disk is full", "disk I/O error", "unable to open database file")
-TAKES_LONG = [pytest.param(case, marks=pytest.mark.slow, id=case.name) for case in CASES]
+SAMPLED = [
+    case if case in (SEGMENT, TRAIN) else pytest.param(case, marks=pytest.mark.slow, id=case.name) for case in CASES
+]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,9 @@ def assert_told(ended: Ended, out: Path) -> None:
     assert "Fix: " in said
 
 
-@pytest.mark.parametrize("case", TAKES_LONG)
+@pytest.mark.exhaustive
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_disk_that_is_full_from_any_operation_on_is_told_and_nothing_is_left(
     tmp_path: Path, run: Commands, case: Case
 ) -> None:
@@ -62,7 +66,7 @@ def test_a_disk_that_is_full_from_any_operation_on_is_told_and_nothing_is_left(
         fill_and_go_on(run, case, given, out, at, wanted)
 
 
-@pytest.mark.parametrize("case", [SEGMENT, TRAIN], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", SAMPLED, ids=lambda case: case.name)
 def test_a_disk_that_is_full_from_some_operation_on_is_told(tmp_path: Path, run: Commands, case: Case) -> None:
     given, out = tmp_path / "given", tmp_path / "out"
     operations, wanted = undisturbed(run, case, given, out)

@@ -14,9 +14,8 @@ from fault_cases import CASES, SEGMENT, TRAIN, Case, assert_nothing_half_written
 from fault_helpers import KILLED, Commands, commands, sample, shim, visible
 
 pytestmark = pytest.mark.skipif(shim() is None, reason="no C compiler, or no Linux")
-TAKES_LONG = [
-    pytest.param(case, marks=pytest.mark.slow, id=case.name)  # forks of a second each, two for every operation
-    for case in CASES
+SAMPLED = [
+    case if case in (SEGMENT, TRAIN) else pytest.param(case, marks=pytest.mark.slow, id=case.name) for case in CASES
 ]
 
 
@@ -48,7 +47,9 @@ def kill_and_go_on(run: Commands, case: Case, given: Path, out: Path, at: int, w
     shutil.rmtree(out)
 
 
-@pytest.mark.parametrize("case", TAKES_LONG)
+@pytest.mark.exhaustive
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_killed_at_any_operation_a_command_leaves_nothing_half_written_and_goes_on(
     tmp_path: Path, run: Commands, case: Case
 ) -> None:
@@ -59,7 +60,7 @@ def test_killed_at_any_operation_a_command_leaves_nothing_half_written_and_goes_
         kill_and_go_on(run, case, given, out, at, wanted)
 
 
-@pytest.mark.parametrize("case", [SEGMENT, TRAIN], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", SAMPLED, ids=lambda case: case.name)
 def test_killed_at_some_operations_it_goes_on(tmp_path: Path, run: Commands, case: Case) -> None:
     given, out = tmp_path / "given", tmp_path / "out"
     operations, wanted = undisturbed(run, case, given, out)

@@ -161,6 +161,7 @@ def test_a_few_damaged_files_of_each_kind_are_accepted_or_refused_clearly(tmp_pa
     assert (tmp_path / "summary.tsv").read_text().splitlines()[1].split("\t")[:2] == [name, "30"]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(all_targets()))
 def test_many_damaged_files_of_each_kind_are_accepted_or_refused_clearly(tmp_path: Path, name: str) -> None:

@@ -173,7 +173,9 @@ def test_a_flipped_byte_in_a_tensor_is_told_as_a_hash_mismatch(saved: Path) -> N
 @pytest.mark.parametrize("kept", [0, 5, 8, 300, -1])
 def test_a_truncated_file_is_told_as_such(saved: Path, kept: int) -> None:
     saved.write_bytes(saved.read_bytes()[:kept])
-    with pytest.raises(WeightsError, match=r"found (an empty file|.*bytes that are not a whole safetensors file).*copy"):
+    with pytest.raises(
+        WeightsError, match=r"found (an empty file|.*bytes that are not a whole safetensors file).*copy"
+    ):
         load_weights(saved)
 
 
