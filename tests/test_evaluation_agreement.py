@@ -108,7 +108,7 @@ def test_groups_of_parcels_are_read_and_told_apart(tmp_path: Path):
 def test_a_bad_table_of_parcels_is_refused(tmp_path: Path, change: tuple[str, str], message: str):
     with pytest.raises(LabelError, match=message):
         read_parcel_groups(parcel_table(tmp_path, TABLE.replace(*change)))
-    with pytest.raises(LabelError, match=r"none.csv: found a table that cannot be read"):
+    with pytest.raises(LabelError, match=r"none.csv: found no such file"):
         read_parcel_groups(tmp_path / "none.csv")
 
 

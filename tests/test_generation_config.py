@@ -248,5 +248,5 @@ def test_a_table_that_is_wrong_names_the_line(tmp_path: Path, text: str, message
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"t3: found no readable table .*give one of t1"):
+    with pytest.raises(ConfigError, match=r"t3: found no such file. Fix: give one of t1"):
         load_priors("t3")

@@ -179,7 +179,7 @@ def test_a_list_may_name_files_that_begin_with_a_tilde_and_is_text(tmp_path):
     path.write_text("~$a.nii\n")
     assert discover([path])[0] == [Path("~$a.nii")]
     path.write_text("a.nii\n", encoding="utf-16-le")
-    with pytest.raises(UsageError, match="zero bytes in the text, as UTF-16 has them"):
+    with pytest.raises(UsageError, match="zero bytes in the text, as binary files and UTF-16 have them"):
         discover([path])
 
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from synthseg.errors import TrainingError, UsageError
+from synthseg.errors import OutputError, TrainingError, UsageError
 from synthseg.training import RunOptions, SegmentationTask
 from synthseg.training.logs import COLUMNS, RunLog, duration
 from synthseg.training.memory import explain_lack_of_memory
@@ -299,7 +299,7 @@ def test_a_missing_tensorboard_is_told_before_the_first_step(tmp_path: Path, mon
 
 def test_a_run_folder_that_cannot_be_made_is_named(tmp_path: Path):
     (tmp_path / "run").write_text("a file", encoding="utf-8")
-    with pytest.raises(TrainingError, match=r"run: found no way to write the log"):
+    with pytest.raises(OutputError, match=r"run: found no way to write into it \(File exists\)"):
         run(tiny_recipe(tmp_path), tmp_path / "run")
 
 

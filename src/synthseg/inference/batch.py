@@ -261,6 +261,6 @@ def _guarded(job: Job, work: Callable[[], T]) -> T | Outcome:
         found = "more memory needed than there is"
         return Outcome(job, "failed", str(SynthsegError(job.scan, found=found, fix=fix)), error=error)
     except Exception as error:
-        found = f"an unexpected error, {type(error).__name__}: {error}"
+        found = f"an unexpected error, {type(error).__name__}: {' '.join(str(error).split())}"
         message = str(SynthsegError(job.scan, found=found, fix="run it with --debug and report what it prints"))
         return Outcome(job, "failed", message, error=error)

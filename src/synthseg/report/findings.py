@@ -173,7 +173,10 @@ def _from_record(path: Path) -> Finding | None:
     notes = [str(note) for note in told] if isinstance(told, list) else []
     try:
         quality = recorded_quality(record)
-        quality = quality if quality is not None and quality.scores else None
+    except ValueError:
+        quality = None
+        notes.append("the predicted quality in its record cannot be read")
+    try:
         warnings = recorded_warnings(record)
         volumes = {str(name): float(volume) for name, volume in record["volumes_mm3"].items()}
     except (TypeError, ValueError):

@@ -30,7 +30,7 @@ def alone_in(folder: Path, *, leads: bool) -> Iterator[None]:
         _take(lock)
     except OSError as error:
         fix = "check the folder's permissions and free space, or give another folder"
-        raise OutputError(lock, found=f"no way to write it ({error.strerror or error})", fix=fix) from error
+        raise OutputError(folder, found=f"no way to write into it ({error.strerror or error})", fix=fix) from error
     try:
         yield
     finally:

@@ -76,7 +76,7 @@ class Run:
             fix = "close other programs, or give --memory, --crop or a machine with more memory"
             self._fail(job, str(SynthsegError(job.scan, found="more memory needed than there is", fix=fix)), error)
         except Exception as error:
-            found = f"an unexpected error, {type(error).__name__}: {error}"
+            found = f"an unexpected error, {type(error).__name__}: {' '.join(str(error).split())}"
             fix = "run it with --debug and report what it prints"
             self._fail(job, str(SynthsegError(job.scan, found=found, fix=fix)), error)
         else:
