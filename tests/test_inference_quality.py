@@ -43,12 +43,14 @@ def test_the_worst_group_decides():
     doubtful = Quality({"a": 0.9, "b": 0.74, "c": 0.65})
     assert (doubtful.verdict, doubtful.verdicts["c"]) == ("warn", "warn")
     assert doubtful.sentence == (
-        "quality: warn: predicted Dice below 0.75 for c (0.65), b (0.74): look at the result before using it"
+        "quality: warn: predicted Dice too low for c (0.65, limit 0.75), b (0.74, limit 0.75): "
+        "look at the result before using it"
     )
     failed = Quality({"thalamus": 0.41, "b": 0.74, "c": 0.6})
     assert failed.verdict == "fail"
     assert failed.sentence == (
-        "quality: fail: predicted Dice below 0.65 for thalamus (0.41), c (0.60): look at the result before using it"
+        "quality: fail: predicted Dice too low for thalamus (0.41, limit 0.65), c (0.60, limit 0.65): "
+        "look at the result before using it"
     )
 
 

@@ -180,7 +180,7 @@ def test_failures_come_first_then_verdicts_then_deviations(tmp_path: Path) -> No
     order = re.findall(r'data-id="([^"]+)"', page)
     assert order[:4] == ["broken", "s4", "s2", "s3"]
     assert "left hippocampus (+" in page
-    assert "predicted Dice below 0.65 for cortex (0.50)" in page
+    assert "predicted Dice too low for cortex (0.50, limit 0.65)" in page
     scan = (tmp_path / "report" / "s3.html").read_text()
     row = re.search(r"<td>[^\n]*left hippocampus</td>.*?</tr>", scan, re.DOTALL)
     assert row is not None

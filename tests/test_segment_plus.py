@@ -71,7 +71,7 @@ def test_scans_that_fail_quality_control_are_named_and_the_exit_code_stays_0(tmp
         summary = said[said.index("quality: 0 pass") :]
         assert summary.splitlines()[0] == "quality: 0 pass, 0 warn, 2 fail"
         for scan in scans:
-            assert f"  {scan}: fail: predicted Dice below 0.65 for general white matter (0.50)" in summary
+            assert f"  {scan}: fail: predicted Dice too low for general white matter (0.50, limit 0.65)" in summary
     assert (tmp_path / "q.csv").read_text().count(",fail") == 2
 
 

@@ -54,7 +54,7 @@ def test_the_record_holds_scores_verdicts_thresholds_and_the_sentence(tmp_path):
     assert list(kept["quality"]["scores"]) == list(GROUPS)
     assert kept["quality"]["verdicts"]["cerebellum"] == "fail"
     assert kept["quality"]["sentence"] == outcome.quality.sentence
-    assert "cerebellum (0.65)" in outcome.quality.sentence
+    assert "cerebellum (0.65, limit 0.65)" in outcome.quality.sentence
     assert record.recorded_quality(kept) == outcome.quality
     weights = kept["settings"]["weights"]
     assert list(weights) == ["structures", "quality"]

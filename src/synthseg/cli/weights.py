@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from synthseg.errors import UsageError
 from synthseg.weights.places import use_model_dir
 
 if TYPE_CHECKING:
@@ -136,7 +137,6 @@ def export_command(
 ) -> None:
     """Write a whole network for ONNX or OpenVINO, image to posteriors, checked against torch."""
     from synthseg.engine.export import require_target
-    from synthseg.errors import UsageError
     from synthseg.weights.export import export_weights
 
     use_model_dir(model_dir)
@@ -162,7 +162,9 @@ def calibrate_command(
     name: Annotated[str, typer.Argument(help="a name from `synthseg weights list`, or the path of a file")],
     bank: Annotated[Path, typer.Option(help="packed label maps (`synthseg bank`) to make synthetic scans of")],
     out: Annotated[Path, typer.Option("-o", "--out", help="the weights file to write, *.safetensors")],
-    images: Annotated[int, typer.Option("-n", "--images", min=1, help="synthetic scans to look at")] = 8,
+    images: Annotated[
+        int | None, typer.Option("-n", "--images", min=1, help="synthetic scans to look at; default 8, --quality 40")
+    ] = None,
     seed: Annotated[int, typer.Option(help="same seed, same scans")] = 0,
     recipe: Annotated[
         Path | None, typer.Option(help="recipe of the weights' training, where their card lacks it")
@@ -174,18 +176,54 @@ def calibrate_command(
             help="Fit how sure the network may be, by likelihood, for the mean of several networks; not int8's ranges.",
         ),
     ] = False,
+    quality: Annotated[
+        bool,
+        typer.Option(
+            "--quality",
+            help="Of a network that predicts quality: what it predicts for clear images, from which the limits of "
+            "its verdicts follow. Needs the --recipe of its training.",
+        ),
+    ] = False,
     role: Role = None,
     model_dir: ModelDir = None,
 ) -> None:
-    """Add to weights what int8 needs, the ranges of values inside the network, or a temperature. Tensors stay."""
+    """Add to weights what int8 needs, the ranges of values inside the network; a temperature; or limits of quality.
+
+    Tensors stay.
+    """
     from synthseg.training.calibration import calibrate
 
     use_model_dir(model_dir)
-    if temperature:
-        _calibrate_temperature(name, bank, out, images=images, seed=seed, recipe=recipe, role=role)
+    if temperature and quality:
+        raise UsageError("--quality", found="--temperature as well", fix="give one of them")
+    if quality:
+        _calibrate_quality(name, bank, out, images=images or 40, seed=seed, recipe=recipe, role=role)
         return
-    card = calibrate(name, bank, out, images=images, seed=seed, recipe=recipe, role=role)
+    if temperature:
+        _calibrate_temperature(name, bank, out, images=images or 8, seed=seed, recipe=recipe, role=role)
+        return
+    card = calibrate(name, bank, out, images=images or 8, seed=seed, recipe=recipe, role=role)
     typer.echo(f"wrote {out}: {len(card['int8']['ranges'])} convolutions of {card['name']} can run in int8")
+
+
+def _calibrate_quality(
+    name: str, bank: Path, out: Path, *, images: int, seed: int, recipe: Path | None, role: str | None
+) -> None:
+    from synthseg.training.typical import calibrate_quality
+
+    if role not in (None, "quality"):
+        raise UsageError("--role", found=f"{role} with --quality", fix="leave it out")
+    if recipe is None:
+        fix = "give the recipe of the network's training, e.g. recipes/plus/quality.toml"
+        raise UsageError("--recipe", found="none with --quality", fix=fix)
+
+    def told(done: int, count: int) -> None:
+        typer.echo(f"\r{done} of {count} images", nl=done == count, err=True)
+
+    card = calibrate_quality(name, bank, out, images=images, seed=seed, recipe=recipe, told=told)
+    typer.echo(f"wrote {out}: {card['name']} predicts for clear images")
+    for group, value in card["typical_quality"]["scores"].items():
+        typer.echo(f"  {group}: {value:.3f} (true {card['typical_quality']['true'][group]:.3f})")
 
 
 def _calibrate_temperature(name: str, bank: Path, out: Path, **options: Any) -> None:
@@ -199,8 +237,6 @@ def _calibrate_temperature(name: str, bank: Path, out: Path, **options: Any) -> 
 
 def _sides(text: str) -> tuple[int, int, int]:
     """Raises: UsageError unless the text is three whole numbers."""
-    from synthseg.errors import UsageError
-
     try:
         x, y, z = (int(part) for part in text.split(","))
     except ValueError as error:

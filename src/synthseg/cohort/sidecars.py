@@ -182,6 +182,11 @@ def _quality_table(quality: Mapping[str, Any]) -> str:
     return tsv([("name", "predicted_dice", "verdict"), *rows, ("overall", "n/a", quality["verdict"])])
 
 
+def _below(limits: Mapping[str, Any], name: str, place: int) -> str:
+    own = "".join(f"; {group}: {pair[place]:g}" for group, pair in limits.get("groups", {}).items())
+    return f"below {limits[name]}{own}"
+
+
 def _quality_columns(quality: Mapping[str, Any]) -> dict[str, Any]:
     limits = quality["thresholds"]
     return {
@@ -190,8 +195,8 @@ def _quality_columns(quality: Mapping[str, Any]) -> dict[str, Any]:
         "verdict": {
             "Description": "What follows from it",
             "Levels": {
-                "fail": f"below {limits['fail_below']}",
-                "warn": f"below {limits['warn_below']}",
+                "fail": _below(limits, "fail_below", 0),
+                "warn": _below(limits, "warn_below", 1),
                 "pass": "otherwise",
             },
         },

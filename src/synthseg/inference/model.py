@@ -49,7 +49,8 @@ class Model:
     whether a mirrored scan is one that the network knows, ``ct_window`` its own window for CT in Hounsfield units
     (:meth:`settings`). ``temperature`` is what its logits are divided by before it is averaged with other networks;
     None was never fitted and counts as 1. ``trained_mm`` are the largest distance of slices and the largest voxel along
-    all axes that its training simulated; None where the card does not say.
+    all axes that its training simulated; None where the card does not say. ``typical`` is the Dice that a quality
+    network predicts for clear images, by group; empty where its card does not say.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Model:
     ct_window: tuple[float, float] | None = None
     temperature: float | None = None
     trained_mm: tuple[float, float] | None = None
+    typical: Mapping[str, float] = field(default_factory=dict)
     ranges: Mapping[str, Range] | None = None
     ranges_problem: WeightsError | None = field(default=None, compare=False)
     backend: Backend = field(default_factory=PlainBackend, compare=False)
@@ -176,6 +178,7 @@ def load_model(weights: str | Path, *, role: str | None = "structures") -> Model
         ct_window=_ct_window(card),
         temperature=None if card.get("temperature") is None else float(card["temperature"]),
         trained_mm=_trained_mm(card),
+        typical=_typical(card, channels, subject),
         ranges=ranges,
         ranges_problem=ranges_problem,
     )
@@ -235,6 +238,21 @@ def _trained_mm(card: dict[str, Any]) -> tuple[float, float] | None:
     except (KeyError, TypeError, ValueError):
         return None
     return found if min(found) > 0 else None
+
+
+def _typical(card: dict[str, Any], channels: Channels, subject: object) -> dict[str, float]:
+    """What a quality network predicts for clear images, as its card says. Raises WeightsError for other than Dice."""
+    told = card.get("typical_quality")
+    if told is None:
+        return {}
+    try:
+        found = {str(name): float(value) for name, value in told["scores"].items()}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        found = {"": -1.0}
+    if not set(found) <= {s.name for s in channels.structures[1:]} or not all(0 <= v <= 1 for v in found.values()):
+        fix = "calibrate them again (`synthseg weights calibrate --quality`), or take the key out of their card"
+        raise WeightsError(str(subject), found=f"typical_quality = {told!r:.200}, not a Dice for each group", fix=fix)
+    return found
 
 
 def _field_of_view(stated: Any, subject: object) -> tuple[float, float, float] | None:

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -19,7 +20,7 @@ import torch
 from synthseg.errors import SynthsegError
 from synthseg.inference.ensemble import members_of
 from synthseg.inference.outputs import Outputs
-from synthseg.inference.quality import FAIL_BELOW, WARN_BELOW, Quality
+from synthseg.inference.quality import FAIL_BELOW, WARN_BELOW, Limits, Quality, own_limits
 from synthseg.inference.scan_warnings import RESEARCH_USE, SEVERITIES, ScanWarning
 from synthseg.inference.segmentation import Interval, Segmentation
 from synthseg.inference.segmenter import Segmenter
@@ -48,7 +49,8 @@ def settings_of(segmenter: Segmenter, outputs: Outputs) -> dict[str, Any]:
         "outputs": {**asdict(outputs), "structures": list(outputs.structures)},
     }
     if segmenter.quality_groups:
-        settings["quality"] = {"fail_below": FAIL_BELOW, "warn_below": WARN_BELOW}
+        own = own_limits(segmenter.models["quality"].typical)
+        settings["quality"] = _thresholds(FAIL_BELOW, WARN_BELOW, own)
     return settings
 
 
@@ -153,7 +155,8 @@ def recorded_quality(record: dict[str, Any]) -> Quality | None:
         if given is None:
             return None
         thresholds = {name: float(given["thresholds"][name]) for name in ("fail_below", "warn_below")}
-        return Quality({name: float(score) for name, score in given["scores"].items()}, **thresholds)
+        own = {str(n): (float(fail), float(warn)) for n, (fail, warn) in given["thresholds"].get("groups", {}).items()}
+        return Quality({name: float(score) for name, score in given["scores"].items()}, **thresholds, own=own)
     except (AttributeError, TypeError, KeyError) as error:
         raise ValueError("quality") from error
 
@@ -176,11 +179,16 @@ def _interval_values(interval: Interval) -> dict[str, float]:
     return {name: round(value, 3) for name, value in asdict(interval).items()}
 
 
+def _thresholds(fail_below: float, warn_below: float, own: Mapping[str, Limits]) -> dict[str, Any]:
+    both = {"fail_below": fail_below, "warn_below": warn_below}
+    return {**both, "groups": {name: list(limits) for name, limits in own.items()}} if own else both
+
+
 def _quality_values(quality: Quality) -> dict[str, Any]:
     return {
         "verdict": quality.verdict,
         "sentence": quality.sentence,
-        "thresholds": {"fail_below": quality.fail_below, "warn_below": quality.warn_below},
+        "thresholds": _thresholds(quality.fail_below, quality.warn_below, quality.own),
         "scores": {name: float(score) for name, score in quality.scores.items()},  # unrounded: verdicts hang on them
         "verdicts": dict(quality.verdicts),
     }

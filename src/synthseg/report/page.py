@@ -56,7 +56,6 @@ def write_scan_page(
         reasons=[identity.scrub(reason) for reason in reasons_of(finding, standings_of(finding, cohort))],
         notes=[identity.scrub(note) for note in (*finding.notes, *notes)],
         scores=_scores(finding),
-        thresholds=finding.quality,
         volumes=_volume_rows(finding, embedded, cohort),
         measured=finding.measured,
         cohort_size=cohort.size if cohort.size >= LEAST else 0,
@@ -129,9 +128,12 @@ def _plain(value: object) -> str:
 def _scores(finding: Finding) -> list[dict[str, Any]]:
     if finding.quality is None:
         return []
-    verdicts = finding.quality.verdicts
-    scores = sorted(finding.quality.scores.items(), key=lambda pair: pair[1])
-    return [{"name": name, "value": score, "verdict": verdicts[name]} for name, score in scores]
+    rows = []
+    for name, score in sorted(finding.quality.scores.items(), key=lambda pair: pair[1]):
+        fail, warn = finding.quality.limits(name)
+        verdict = finding.quality.verdicts[name]
+        rows.append({"name": name, "value": score, "verdict": verdict, "fail": fail, "warn": warn})
+    return rows
 
 
 def _volume_rows(finding: Finding, embedded: Embedded | None, cohort: Cohort) -> list[dict[str, Any]]:
