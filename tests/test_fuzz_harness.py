@@ -12,6 +12,7 @@ from fuzz.__main__ import write_table
 from fuzz.harness import Session, Target
 from fuzz.minimise import smaller
 from fuzz.mutate import Example, any_bytes, mutant
+from fuzz.reader import crowd
 from fuzz.targets import all_targets
 from fuzz.worker import Arcs, judge
 
@@ -168,3 +169,12 @@ def test_many_damaged_files_of_each_kind_are_accepted_or_refused_clearly(tmp_pat
     tally = Session(all_targets()[name], tmp_path, seed=8, seconds=SECONDS).run(400)
     told = "\n".join(path.read_text() for path in tmp_path.glob("*/findings/*/note.txt"))
     assert tally.defects == 0, told
+
+
+@pytest.mark.parametrize(("load", "cores", "times"), [(0.3, 2, 1.0), (6.0, 2, 3.0), (6.0, None, 6.0)])
+def test_the_time_a_file_has_is_that_of_an_idle_machine(
+    monkeypatch: pytest.MonkeyPatch, load: float, cores: int | None, times: float
+) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    assert crowd() == times
