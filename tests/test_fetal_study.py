@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from fetal_study_helpers import FETA, SPACING, TOY, brain, save_maps  # makes experiments importable
 
 # isort: split
+from experiments.fetal import merging
 from experiments.fetal import run as fetal_run
+from experiments.fetal import score as fetal_score
 from experiments.fetal.__main__ import RECIPE, main
 from experiments.fetal.config import ARMS, EDITS, MILD, SEVERE, Arm, FetalConfig, arms_of
 from experiments.fetal.phantom import draw_scan
@@ -27,6 +29,7 @@ from synthseg.errors import ConfigError, UsageError
 from synthseg.generation import LabelBank
 from synthseg.training import load_recipe
 from synthseg.volumes import read_volume, write_volume
+from synthseg.weights import load_weights, save_weights
 
 
 @pytest.fixture(scope="module")
@@ -228,13 +231,48 @@ def test_the_study_runs_goes_on_and_never_trains_on_what_it_tests(
     monkeypatch.setattr(fetal_run, "score_cases", _no_new_work(fetal_run.score_cases))
     assert main([*command, "--only", "ga25"]) == 0
     assert (out / "summary.md").read_text("utf-8") == first
-    capsys.readouterr()
+    merged_by_every_rule(out, scans, capsys, monkeypatch)
     assert main([*command, "--folds", "2"]) == 2
     assert "another folds" in capsys.readouterr().err
 
 
+def _lukewarm(path: Path, bank: Path, out: Path, **_: object) -> dict[str, object]:
+    assert bank.name == "plain.safetensors"
+    weights = load_weights(path)
+    save_weights(out, weights.tensors, {**weights.card, "temperature": 0.5})
+    return {"temperature": 0.5}
+
+
+def merged_by_every_rule(
+    out: Path, scans: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The arms of a finished fold, each alone (nothing of that is done again) and merged."""
+    command = ["--study", str(out), "--scans", str(scans), "--device", "cpu", "--threads", "1"]
+    assert merging.main([*command, "--folds", "ga22"]) == 2
+    assert "give some of ga21, ga25, ga30" in capsys.readouterr().err
+    assert merging.main(command) == 2  # the other folds have no networks
+    assert "0 trained arms" in capsys.readouterr().err
+    # Two steps teach a network nothing that a temperature could be fitted to.
+    assert merging.main([*command, "--folds", "ga25"]) == 1
+    assert "gets nothing of the labels" in capsys.readouterr().err
+    monkeypatch.setattr(merging, "calibrate_temperature", _lukewarm)
+    assert merging.main([*command, "--folds", "ga25"]) == 0, capsys.readouterr().err
+    page = (out / "merging.md").read_text("utf-8")
+    for method in ("uniform", "sampler+shapes", *merging.RULES):
+        assert f"| {method} |" in page
+    assert page in capsys.readouterr().out
+    cards = [load_weights(path).card for path in sorted((out / "ga25" / "merged").glob("*.safetensors"))]
+    assert [card["name"] for card in cards] == ["sampler+shapes", "uniform"]
+    assert [card["temperature"] for card in cards] == [0.5, 0.5]
+    monkeypatch.setattr(merging, "score_cases", _no_new_work(fetal_score.score_cases))
+    assert merging.main([*command, "--folds", "ga25"]) == 0
+    assert (out / "merging.md").read_text("utf-8") == page
+    assert merging.main(["--study", str(scans), "--scans", str(scans)]) == 2
+    capsys.readouterr()
+
+
 def _no_new_work(score_cases):  # type: ignore[no-untyped-def]
-    def only_kept(cases, segmenter, folder, protocol, *, say):  # type: ignore[no-untyped-def]
+    def only_kept(cases, segmenter, folder, protocol, *, say=lambda _: None):  # type: ignore[no-untyped-def]
         class Refusing:
             def __getattr__(self, name: str) -> object:
                 if name == "segment":

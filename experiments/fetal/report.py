@@ -72,17 +72,17 @@ def write_report(
     rows = measurements_of(scored_by_all(results))
     subjects = [row for row in by_subject(rows) if row.metric in ("dice", "sd95")]
     lines = ["# Fetal brains: sampler and shapes, on and off", "", *(f"- {line}" for line in (*told, *CAVEATS)), ""]
-    lines += ["Means over subjects: Dice (SD95 in mm).", "", *_table(subjects, "stratum")]
+    lines += ["Means over subjects: Dice (SD95 in mm).", "", *case_table(subjects, "stratum")]
     lines += ["", "## By tissue", ""]
     for stratum in _present(subjects):
-        lines += [f"### {stratum}", "", *_table(_where(subjects, "stratum", stratum), "structure"), ""]
+        lines += [f"### {stratum}", "", *case_table(_where(subjects, "stratum", stratum), "structure"), ""]
     shown = [row for row in rows if row.metric in ("dice", "sd95")]
     edited = [row for row in shown if value_of(row, "stratum") in (MILD, SEVERE, HEALTHIER)]
     if edited:
-        lines += ["## By edit", "", *_table(edited, "edit"), "", *_reached(reached or {})]
+        lines += ["## By edit", "", *case_table(edited, "edit"), "", *_reached(reached or {})]
     ordinary = _where(shown, "stratum", ORDINARY)
     if ordinary:
-        lines += ["## Ordinary anatomies by contrast", "", *_table(ordinary, "contrast"), ""]
+        lines += ["## Ordinary anatomies by contrast", "", *case_table(ordinary, "contrast"), ""]
     dice = [row for row in subjects if row.metric == "dice"]
     lines += _effects(dice)
     (out / "paired.tsv").unlink(missing_ok=True)  # of an earlier sitting with more arms
@@ -90,7 +90,7 @@ def write_report(
         reference = unique(dice, "method")[0]
         found = compare_methods(dice, PairedConfig(by="stratum", reference=reference, correction="holm")).rows
         write_paired(found, out / "paired.tsv")
-        lines += _tests(found, reference)
+        lines += tests_against(found, reference)
     if failures:
         lines += ["## Failed, and in no arm's means above", ""]
         lines += [f"- {where}, {one.case.scan}, {one.case.change}: {one.reason}" for where, one in failures]
@@ -110,7 +110,7 @@ def _where(rows: Sequence[Measurement], column: str, value: str) -> list[Measure
     return [row for row in rows if value_of(row, column) == value]
 
 
-def _table(rows: Sequence[Measurement], column: str) -> list[str]:
+def case_table(rows: Sequence[Measurement], column: str) -> list[str]:
     """Arms down, values of a column across: mean over scans of the scans' means over tissues."""
     heads = unique(rows, column)
     heads = [head for head in STRATA if head in heads] if column == "stratum" else heads
@@ -176,7 +176,7 @@ def _gain(of: Mapping[tuple[str, str], float], pairs: Sequence[tuple[str, str]])
     return f"{gains.mean():+.1f} ({interval.low:+.1f} to {interval.high:+.1f})"
 
 
-def _tests(rows: Sequence[PairedRow], reference: str) -> list[str]:
+def tests_against(rows: Sequence[PairedRow], reference: str) -> list[str]:
     """Means over tissues only; single tissues are in ``paired.tsv``."""
     lines = [f"## Against {reference}", "", "Wilcoxon signed-rank test over subjects, Holm within a stratum."]
     lines += ["Single tissues: `paired.tsv`.", "", "| stratum | arm | subjects | Dice points | p | corrected |"]
