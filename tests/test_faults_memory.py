@@ -16,6 +16,7 @@ from test_faults_kill import undisturbed
 pytestmark = pytest.mark.skipif(shim() is None, reason="no C compiler, or no Linux")
 # MiB beyond what the process has when the command begins.
 LIMITS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 1024)
+SELDOM = [pytest.param(case, marks=pytest.mark.exhaustive, id=case.name) for case in (BANK, EVALUATE, SHAPES)]
 LIMIT = """
 import os, resource
 held = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGESIZE")
@@ -30,7 +31,7 @@ def run() -> Iterator[Commands]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [SEGMENT, TRAIN, BANK, EVALUATE, SHAPES], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [SEGMENT, TRAIN, *SELDOM], ids=lambda case: case.name)
 def test_whatever_the_limit_a_command_ends_with_its_results_or_one_sentence(
     tmp_path: Path, run: Commands, case: Case
 ) -> None:
