@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from synthseg.inference.quality import VERDICTS
 from synthseg.inference.tables import write_text
 from synthseg.report.embed import Embedded
 from synthseg.report.findings import Finding, table_in
@@ -133,7 +134,7 @@ def _scores(finding: Finding) -> list[dict[str, Any]]:
         fail, warn = finding.quality.limits(name)
         verdict = finding.quality.verdicts[name]
         rows.append({"name": name, "value": score, "verdict": verdict, "fail": fail, "warn": warn})
-    return rows
+    return sorted(rows, key=lambda row: -VERDICTS.index(row["verdict"]))  # the worst first, then the lowest
 
 
 def _volume_rows(finding: Finding, embedded: Embedded | None, cohort: Cohort) -> list[dict[str, Any]]:
