@@ -199,6 +199,19 @@ def test_tasks_of_one_array_divide_scans_alike_whatever_has_been_collected(
 
 
 @pytest.mark.slow
+def test_default_options_are_the_same_to_workers(tmp_path: Path, shared: Path, command: Command) -> None:
+    (tmp_path / "in").mkdir()
+    scan = shared / "data" / "validation" / "oddities" / "colin27_2mm_t1_head.nii.gz"
+    (tmp_path / "in" / "colin.nii.gz").symlink_to(scan)
+    code, told, err = command("cohort", "run", tmp_path / "in", "-o", tmp_path / "out", "--mode", "fast")
+    assert code == 0, err
+    assert told.startswith("1 scan(s) done")
+    (row,) = csv.DictReader((tmp_path / "out" / "cohort.tsv").read_text().splitlines(), delimiter="\t")
+    assert row["quality"] == "pass"
+    assert row["warnings"] == "none"
+
+
+@pytest.mark.slow
 def test_tasks_of_an_array_do_their_shares_and_the_ledger_takes_them_in(tmp_path: Path, command: Command) -> None:
     weights = save_random_weights(tmp_path / "tiny.safetensors")
     for index in range(3):

@@ -166,8 +166,10 @@ def test_scans_are_called_by_as_many_folders_as_tell_them_apart(tmp_path: Path) 
         plan_cohort(scans, tmp_path, Outputs())
 
 
-def test_settings_cross_borders_as_plain_values() -> None:
+@pytest.mark.parametrize("quality", [None, False, True])
+def test_settings_cross_borders_as_plain_values(quality: bool | None) -> None:
     settings = Settings(
+        quality=quality,
         weights=("a", "b"),
         merge="max",
         percentiles=(0.5, 99.5),

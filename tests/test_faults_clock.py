@@ -14,12 +14,13 @@ import pytest
 
 from cohort_run_helpers import Runner, Script, make_jobs, run_script
 from inference_helpers import band_model, coarse_scan, run_scans
+from synthseg import locks
 from synthseg.cohort import ledger as ledger_module
 from synthseg.cohort.lease import Lease
 from synthseg.cohort.ledger import Ledger
 from synthseg.errors import OutputError, UsageError
-from synthseg.inference import Segmenter, locks, record
-from synthseg.inference.locks import lock_beside
+from synthseg.inference import Segmenter, record
+from synthseg.locks import lock_beside
 from synthseg.training import logs
 from training_helpers import run, tiny_recipe
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import os
 import subprocess
@@ -18,12 +20,13 @@ import numpy as np
 import pytest
 
 from inference_helpers import band_model, coarse_scan, run_scans
+from synthseg import locks
 from synthseg.errors import TrainingError
 from synthseg.files import atomic_file, sweep_parts
-from synthseg.inference import Outputs, Segmenter, batch, locks
-from synthseg.inference.locks import lock_beside, sweep_locks
+from synthseg.inference import Outputs, Segmenter, batch
+from synthseg.locks import lock_beside, sweep_locks
 from synthseg.owners import is_alive, place, signature
-from synthseg.training.alone import LOCK
+from synthseg.training.alone import LOCK, alone_in
 from training_helpers import cut, run, tiny_recipe
 
 
@@ -101,7 +104,7 @@ import os, signal, sys
 from pathlib import Path
 from synthseg.errors import TrainingError
 from synthseg.files import atomic_file
-from synthseg.inference.locks import lock_beside
+from synthseg.locks import lock_beside
 with lock_beside(Path(sys.argv[1])), atomic_file(sys.argv[1]) as file:
     file.write(b"half")
     file.flush()
@@ -165,3 +168,94 @@ def test_a_signature_says_who_lives() -> None:
     assert [is_alive(text) for text in ("", "elsewhere 1", place(), f"{place()} x", f"{place()} -1")] == [None] * 5
     assert is_alive(f"{place()} 1") is True
     assert os.getpid() > 0
+
+
+IN_TURN = """
+import sys, time
+from pathlib import Path
+from synthseg.errors import TrainingError
+from synthseg.training.alone import alone_in
+while time.time() < float(sys.argv[2]):
+    pass
+try:
+    with alone_in(Path(sys.argv[1]), leads=True):
+        began = time.time()
+        time.sleep(0.5)
+        print(began, time.time())
+except TrainingError:
+    print("refused")
+"""
+
+
+LEFT = {"none": None, "dead": f"{place()} 99999999", "another's number": f"{place()} {os.getpid()} 1", "far": "far 1"}
+
+
+@pytest.mark.parametrize("left", LEFT.values(), ids=LEFT)
+def test_of_trainings_that_begin_at_once_one_trains(tmp_path: Path, left: str | None) -> None:
+    for attempt in range(3):
+        folder = tmp_path / f"run-{attempt}"
+        folder.mkdir()
+        if left is not None:
+            (folder / LOCK).write_text(left)
+        start = time.time() + 1.5
+        began = [
+            subprocess.Popen(
+                [sys.executable, "-c", IN_TURN, str(folder), str(start)], stdout=subprocess.PIPE, text=True
+            )
+            for _ in range(3)
+        ]
+        said = [process.communicate(timeout=60)[0].split() for process in began]
+        held = sorted((float(words[0]), float(words[1])) for words in said if words != ["refused"])
+        assert held
+        assert all(ended <= next_began for (_, ended), (next_began, _) in itertools.pairwise(held))
+        assert list(folder.iterdir()) == []
+
+
+def test_a_number_that_another_process_has_got_since_is_not_the_holder() -> None:
+    where, number, began = signature().split()
+    assert is_alive(f"{where} {number} {began}") is True
+    assert is_alive(f"{where} {number} {int(began) + 1}") is False  # as in a container that was started again
+    assert is_alive(f"{where} {number}") is True  # signed by an older release
+
+
+def test_a_lock_that_is_held_for_long_is_not_taken_for_one_that_was_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "BEAT_S", 0.05)
+    monkeypatch.setattr(locks, "STALE_S", 0.4)
+    monkeypatch.setattr(locks, "signature", lambda: "elsewhere 7")  # as another machine would see it
+    ended = []
+
+    def hold() -> None:
+        with lock_beside(tmp_path / "scan.json", long=True):
+            time.sleep(1.5)
+            ended.append("first")
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(hold)
+        time.sleep(0.3)
+        with lock_beside(tmp_path / "scan.json"):
+            ended.append("second")
+        first.result()
+    assert ended == ["first", "second"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_hard_links_locks_are_made_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with (
+        lock_beside(tmp_path / "scan.json"),
+        pytest.raises(TrainingError, match="another training"),
+        alone_in(tmp_path, leads=True),
+        alone_in(tmp_path, leads=True),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    caught = tmp_path / ".scan.json.lock"
+    caught.write_text(signature())
+    locks._take_away(caught, (0, 0))  # somebody else's by now: put back
+    assert caught.read_text() == signature()
+    assert len(list(tmp_path.iterdir())) == 1

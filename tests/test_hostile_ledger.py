@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from synthseg.cohort.ledger import LEDGER_NAME, Ledger
+from synthseg.cohort.ledger_values import parse_result
 from synthseg.cohort.naming import plan_cohort
 from synthseg.cohort.plan import make_plan
 from synthseg.cohort.tables import cohort_table
@@ -101,3 +103,11 @@ def test_text_in_a_ledger_that_is_none_is_told_with_its_file(tmp_path: Path) -> 
         with pytest.raises(SynthsegError, match=LEDGER_NAME), Ledger(tmp_path) as ledger:
             list(ledger.rows())
         file.write_bytes(content)
+
+
+@pytest.mark.parametrize("warnings", [["x"], [{}], {"code": "x"}, "x", 3])
+def test_a_result_whose_warnings_are_none_is_refused_by_name(tmp_path: Path, warnings: object) -> None:
+    text = json.dumps({"quality": {"scores": {}}, "warnings": warnings})
+    with pytest.raises(UsageError, match=r"cohort\.sqlite: found .*a result that is none.*delete it"):
+        parse_result(text, tmp_path / "cohort.sqlite")
+    assert parse_result('{"warnings": [{"code": "x"}]}', tmp_path / "cohort.sqlite")["warnings"] == [{"code": "x"}]

@@ -31,6 +31,8 @@ def test_short_and_numeric_names_leave_settings_as_they_are_and_folders_stay_hid
         {"timings_s": {"network": "long"}, "notes": "text", "versions": {}, "files": [1]},
         {"quality": {"scores": {}, "thresholds": {"fail_below": 0.6, "warn_below": 0.7}}},
         {"volumes_mm3": {"left hippocampus": float("nan")}},
+        {"warnings": [{"code": "new", "severity": "info", "message": "of a later version"}]},
+        {"warnings": 7},
         {"input": {"path": "s.nii.gz", "sha256": 5}},
     ],
 )
@@ -72,3 +74,17 @@ def test_decisions_of_a_scan_are_kept_when_others_are_added_but_not_when_it_is_d
     assert keys()["s"] == before["s"] != keys()["other"]
     write_result(tmp_path, "s", created="2026-02-02T03:04:05+00:00")
     assert keys()["s"] != before["s"]
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"input": {"path": "a\\u0000b"}, "error": {"message": "no"}}'])
+def test_a_damaged_failure_ends_no_report(tmp_path: Path, text: str) -> None:
+    write_result(tmp_path, "s")
+    (tmp_path / "x_synthseg_failed.json").write_text(text)
+    report = write_folder_report(tmp_path, tmp_path / "report", ReportOptions())
+    assert len(report.pages) >= 1
+
+
+def test_pages_without_names_hold_no_label_of_a_bids_subject() -> None:
+    scan = Path("/data/sub-DoeJohn/ses-late/anat/T1w.nii.gz")
+    away = identify(scan, "ab" * 32, 1, "hidden", set())
+    assert away.scrub("a child of 9 years (sub-DoeJohn_sessions.tsv)") == f"a child of 9 years ({away.id}_sessions.tsv)"

@@ -24,7 +24,7 @@ from synthseg.cohort.dicom_seg import MAY_BE_EMPTY
 from synthseg.cohort.inputs import gather
 from synthseg.cohort.technical import TEXTS, technical
 from synthseg.files import atomic_file, require_writable
-from synthseg.inference.locks import lock_beside
+from synthseg.locks import lock_beside
 
 Command = Callable[..., tuple[int, str, str]]
 KEPT = frozenset({"SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesDescription"})

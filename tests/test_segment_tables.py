@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from inference_helpers import NAMES, BandNetwork, band_model, coarse_scan, run_scans, small_protocol
+from synthseg import locks
 from synthseg.errors import UsageError
-from synthseg.inference import Model, Segmenter, locks, tables
+from synthseg.inference import Model, Segmenter, tables
 from synthseg.inference.layouts import quality_cells, quality_layout, volume_cells, volume_layout
 from synthseg.inference.quality import Quality
 from synthseg.inference.segmentation import Interval

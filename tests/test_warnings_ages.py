@@ -60,7 +60,51 @@ def test_tables_without_the_participant_or_the_column_say_nothing(tmp_path: Path
 def test_the_age_at_a_session_goes_before_the_participants(tmp_path: Path) -> None:
     scan = dataset(tmp_path, "participant_id\tage\nsub-01\t30\n", session="ses-b")
     (tmp_path / "sub-01" / "sub-01_sessions.tsv").write_text("session_id\tage\nses-a\t10\nses-b\t12\n")
-    assert age_of(scan) == Age(12.0, "sub-01_sessions.tsv")
+    assert age_of(scan) == Age(12.0, "sessions.tsv")  # without the subject, who may be named
+
+
+@pytest.mark.parametrize(
+    ("units", "years"),
+    [
+        ("decimal years", 30),
+        ("whole years", 30),
+        ("in months", 2.5),
+        ("(months)", 2.5),
+        ("Age in Months", 2.5),
+        ("number of weeks", 0.575),
+        ("postnatal days", 0.0821),
+        ("mo.", 2.5),
+        ("gestational weeks", None),
+        ("years and months", None),
+        ("AU", None),
+    ],
+)
+def test_a_unit_is_read_by_its_words(tmp_path: Path, units: str, years: float | None) -> None:
+    age = age_of(dataset(tmp_path, "participant_id\tage\nsub-01\t30\n", units=units))
+    assert (age and pytest.approx(age.years, rel=1e-2)) == years
+
+
+@pytest.mark.parametrize(("session", "years"), [("ses-01", 8), ("ses-02", 40), ("ses-03", None), ("", None)])
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_several_rows_of_a_participant_the_sessions_is_read(
+    tmp_path: Path, session: str, years: float | None, order: int
+) -> None:
+    rows = ["sub-01\tses-01\t8\n", "sub-01\tses-02\t40\n"][::order]
+    age = age_of(dataset(tmp_path, "participant_id\tsession_id\tage\n" + "".join(rows), session=session))
+    assert (age and age.years) == years
+
+
+def test_several_rows_of_one_age_are_that_age(tmp_path: Path) -> None:
+    age = age_of(dataset(tmp_path, "participant_id\tage\nsub-01\t8\nsub-01\t8\n"))
+    assert age == Age(8.0, "participants.tsv")
+
+
+def test_one_source_that_cannot_be_read_does_not_hide_the_next(tmp_path: Path) -> None:
+    table = "participant_id\tage\t" + "x" * 200_000 + "\nsub-01\t8\n"
+    scan = dataset(tmp_path, table)
+    assert age_of(scan) is None  # a cell that no csv reader takes
+    scan.with_name(scan.name.replace(".nii.gz", ".json")).write_text('{"PatientAge": "009Y"}')
+    assert age_of(scan) == Age(9.0, scan.name.replace(".nii.gz", ".json"))
 
 
 def test_a_table_that_changed_is_read_again(tmp_path: Path) -> None:
@@ -91,6 +135,9 @@ def test_a_damaged_sidecar_ends_nothing(tmp_path_factory: pytest.TempPathFactory
     ("tags", "years"),
     [
         ({"PatientAge": "008Y"}, 8),
+        ({"PatientAge": "000Y", "PatientBirthDate": "20180301", "StudyDate": "20200901"}, 2.5),
+        ({"PatientAge": "000Y"}, None),
+        ({"PatientAge": "000D"}, 0),
         ({"PatientBirthDate": "20180301", "StudyDate": "20200901"}, 2.5),
         ({"PatientBirthDate": "20250301", "StudyDate": "20200901"}, None),
         ({"PatientBirthDate": "unknown"}, None),

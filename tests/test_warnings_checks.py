@@ -78,7 +78,12 @@ def test_what_follows_from_a_failure_is_not_told_as_well() -> None:
     failed = replace(ODD["asymmetry"], fit=Fit(100.0, 0.9))
     assert codes(failed) == ["misplaced"]
     nothing = replace(ODD["brain-cut"], total_mm3=50_000.0, fit=Fit(100.0, 0.9))
-    assert codes(nothing) == ["no-brain"]
+    assert codes(nothing) == ["no-brain", "brain-cut"]
+    assert "only a part of the brain seems to be in the field of view" in warnings_of(nothing)[0].message
+    slab = replace(ODD["brain-cut"], fit=Fit(100.0, 0.9))
+    assert codes(slab) == ["misplaced", "brain-cut"]
+    assert "too little of the brain may be in the field of view" in warnings_of(slab)[0].message
+    assert "mend its header" in warnings_of(failed)[0].message
 
 
 def test_a_sentence_names_the_side_the_area_and_what_follows() -> None:
@@ -128,7 +133,7 @@ def test_children_and_infants_are_warned_of(years: float, codes_: list[str]) -> 
 
 
 def test_an_age_is_told_in_the_unit_that_fits_and_an_unknown_one_not_at_all() -> None:
-    assert "1 months (scan.json)" in age_warnings(Age(1 / 12, "scan.json"))[0].message
+    assert "of 1 month (scan.json)" in age_warnings(Age(1 / 12, "scan.json"))[0].message
     assert "9 years (participants.tsv)" in age_warnings(Age(9.0, "participants.tsv"))[0].message
     assert age_warnings(None) == ()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BufferedWriter
 from pathlib import Path
+from typing import IO
 
 from synthseg.errors import OutputError, UsageError
 from synthseg.owners import is_alive, place
@@ -34,14 +36,14 @@ def atomic_file(path: str | Path) -> Iterator[BufferedWriter]:
     path = Path(path)
     if is_folder(path):
         raise OutputError(path, found="a folder where a file should be written", fix="give a file name inside it")
-    part = path.with_name(f".{path.name}.{os.getpid()}-{place()}{secrets.token_hex(2)[:3]}.part")
+    part = part_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with part.open("xb") as file:
                 yield file
                 file.flush()
-                os.fsync(file.fileno())
+                sync_file(file)
             part.replace(path)
             sync_folder(path.parent)
         except BaseException:
@@ -51,6 +53,21 @@ def atomic_file(path: str | Path) -> Iterator[BufferedWriter]:
     except OSError as error:
         fix = "check the folder's permissions and free space, or write elsewhere"
         raise OutputError(path, found=f"no way to write it ({error.strerror or error})", fix=fix) from error
+
+
+def part_beside(path: Path) -> Path:
+    """A new hidden name beside ``path`` for a draft of it, which :func:`sweep_parts` knows the process of."""
+    name = path.name.removeprefix(".")
+    return path.with_name(f".{name}.{os.getpid()}-{place()}{secrets.token_hex(2)[:3]}.part")
+
+
+def sync_file(file: IO[bytes]) -> None:
+    """Put what was written down to the disk, where the system can: some network disks cannot, and say so."""
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
 
 
 def sync_folder(folder: Path) -> None:
@@ -70,7 +87,7 @@ def sweep_parts(paths: Iterable[Path]) -> int:
     they have not changed for ``LEFT_AFTER_S``, by the disk's own clock.
 
     Args:
-        paths: files that may have been written by :func:`atomic_file`; each folder is looked through once.
+        paths: files that may have been written by :func:`atomic_file`, or locked; each folder is looked through once.
     """
     names: dict[Path, set[str]] = {}
     for path in paths:
@@ -82,7 +99,11 @@ def sweep_parts(paths: Iterable[Path]) -> int:
                 found = [(entry, match) for entry in entries if (match := _PART.match(entry.name))]
             for entry, match in found:
                 alive = is_alive(f"{match[3]} {match[2]}")
-                if match[1] not in wanted or alive or (alive is None and not _is_old(entry, folder)):
+                if (
+                    match[1].removesuffix(".lock") not in wanted
+                    or alive
+                    or (alive is None and not _is_old(entry, folder))
+                ):
                     continue
                 with contextlib.suppress(OSError):
                     Path(entry.path).unlink()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 
 MORE_MEMORY = "close other programs, lift the limit (ulimit -v, the job's memory), or use a machine with more memory"
+# What is said in such words of a disk that maps no files or runs none, and of a linker's fixed table.
+_OTHERS = ("operation not permitted", "no such device", "static tls")
 # How torch, safetensors, OpenBLAS, the dynamic linker and CUDA say it.
 _SIGNS = (
     "out of memory",
@@ -20,6 +22,9 @@ _SIGNS = (
 
 def lacks_memory(error: BaseException) -> bool:
     """Whether an error says that there is no memory left, by its kind or in the words of whoever raised it."""
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+    if isinstance(error, MemoryError):
         return True
-    return any(sign in str(error).lower() for sign in _SIGNS)
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno == errno.ENOMEM
+    said = str(error).lower()
+    return any(sign in said for sign in _SIGNS) and not any(other in said for other in _OTHERS)

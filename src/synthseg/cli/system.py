@@ -30,6 +30,8 @@ def _of_files(error: OSError) -> SynthsegError | None:
         subject, fix = name or "a file or the standard output", "free space, or write elsewhere"
         return OutputError(str(subject), found=f"no way to write it ({reason})", fix=fix)
     if name is None:
-        return None
+        if error.errno not in (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EMFILE, errno.ENFILE):
+            return None
+        name = "a file"
     fix = "check the path, its permissions and the disk"
     return SynthsegError(os.fsdecode(name) if isinstance(name, bytes) else str(name), found=reason, fix=fix)

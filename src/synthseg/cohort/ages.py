@@ -18,7 +18,8 @@ from typing import Any
 from synthseg.inference.age import Age
 from synthseg.volumes import strip_extension
 
-YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}  # of DICOM's units; BIDS's begin with these letters
+YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}  # of DICOM's units
+_UNITS = re.compile(r"\b(y|yrs?|years?|m|mos?|mons?|mths?|months?|w|wks?|weeks?|d|days?)\b")  # of BIDS's, in words
 OLDEST = 120.0
 _AS = re.compile(r"\s*(\d{1,3}(?:\.\d+)?)\s*([YMWD])?\s*", re.IGNORECASE)
 _NUMBER = re.compile(r"\s*(\d{1,5}(?:\.\d+)?)\s*\+?\s*")  # "89+": as BIDS asks for old people
@@ -32,10 +33,14 @@ def age_of(scan: Path) -> Age | None:
     The first of: ``age`` of its session, of its participant (BIDS), ``PatientAge`` of its JSON sidecar, of the DICOM
     files that it was converted from.
     """
-    try:
-        return _of_session(scan) or _of_participant(scan) or _of_sidecar(scan) or _of_dicom(scan)
-    except (OSError, ValueError, RecursionError):
-        return None
+    for ask in (_of_session, _of_participant, _of_sidecar, _of_dicom):
+        try:
+            found = ask(scan)
+        except (OSError, ValueError, LookupError, TypeError, RecursionError, csv.Error):
+            continue
+        if found is not None:
+            return found
+    return None
 
 
 def _of_session(scan: Path) -> Age | None:
@@ -43,13 +48,14 @@ def _of_session(scan: Path) -> Age | None:
     session = _folder_of(scan, "ses-")
     if subject is None or session is None:
         return None
-    table = subject / f"{subject.name}_sessions.tsv"
-    return _from_table(table, "session_id", session.name)
+    return _from_table(subject / f"{subject.name}_sessions.tsv", "session_id", session.name, scan)
 
 
 def _of_participant(scan: Path) -> Age | None:
     subject = _folder_of(scan, "sub-")
-    return None if subject is None else _from_table(subject.parent / "participants.tsv", "participant_id", subject.name)
+    if subject is None:
+        return None
+    return _from_table(subject.parent / "participants.tsv", "participant_id", subject.name, scan)
 
 
 def _folder_of(scan: Path, prefix: str) -> Path | None:
@@ -57,17 +63,25 @@ def _folder_of(scan: Path, prefix: str) -> Path | None:
     return next((folder for folder in scan.absolute().parents if folder.name.startswith(prefix)), None)
 
 
-def _from_table(table: Path, key: str, name: str) -> Age | None:
+def _from_table(table: Path, key: str, name: str, scan: Path) -> Age | None:
     if not table.is_file():
         return None
-    found = _table(table, table.stat().st_mtime_ns, key).get(name.partition("-")[2])
-    years = None if found is None else _years(found, _unit_of(table.with_suffix(".json")))
-    return None if years is None else Age(years, table.name)
+    said = _table(table, table.stat().st_mtime_ns, key).get(name.partition("-")[2], ())
+    session = _folder_of(scan, "ses-")
+    if session is not None and len({age for _, age in said}) > 1:  # a row for each session
+        said = tuple(row for row in said if row[0] == session.name.partition("-")[2])
+    ages = {age for _, age in said}
+    unit = _unit_of(table.with_suffix(".json"))
+    years = None if len(ages) != 1 or unit is None else _years(ages.pop(), unit)
+    # Not the table's name, which may hold the subject's: what is said of an age is on pages without names.
+    return None if years is None else Age(years, f"{key.partition('_')[0]}s.tsv")
 
 
 @lru_cache(maxsize=64)
-def _table(path: Path, _changed_ns: int, key: str) -> Mapping[str, str]:
-    """Ages by the label in the column ``key``, without its prefix; empty for a table without both columns."""
+def _table(path: Path, _changed_ns: int, key: str) -> Mapping[str, tuple[tuple[str, str], ...]]:
+    """By the label in the column ``key``, without its prefix: session and age of each of its rows; empty for a table
+    without both columns.
+    """
     if path.stat().st_size > LARGEST:
         return {}
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
@@ -75,17 +89,29 @@ def _table(path: Path, _changed_ns: int, key: str) -> Mapping[str, str]:
         column = next((name for name in rows.fieldnames or () if name and name.strip().lower() == "age"), None)
         if column is None or key not in (rows.fieldnames or ()):
             return {}
-        try:
-            return {str(row[key]).strip().split("-", 1)[-1]: str(row[column]) for row in rows if row.get(column)}
-        except csv.Error:
-            return {}
+        found: dict[str, tuple[tuple[str, str], ...]] = {}
+        for row in rows:
+            if row.get(column):
+                label, session = (_label(str(row.get(name) or "")) for name in (key, "session_id"))
+                found[label] = (*found.get(label, ()), (session, str(row[column]).strip()))
+        return found
 
 
-def _unit_of(dictionary: Path) -> float:
-    """Years in the unit that a table's JSON states for ``age``; 1 where it states none."""
+def _label(text: str) -> str:
+    """Without "sub-" or "ses-"."""
+    return text.strip().split("-", 1)[-1]
+
+
+def _unit_of(dictionary: Path) -> float | None:
+    """Years in the unit that a table's JSON states for ``age``; 1 where it states none, None where it is not clear."""
     about = _json(dictionary).get("age")
-    unit = str(about.get("Units", "")) if isinstance(about, dict) else ""
-    return YEARS.get(unit.strip()[:1].upper(), 1.0)
+    unit = str(about.get("Units") or "").strip().lower() if isinstance(about, dict) else ""
+    named = {word[0].upper() for word in _UNITS.findall(unit)}
+    if "gestation" in unit or "menstrual" in unit:  # not from birth on
+        return None
+    if not unit:
+        return 1.0
+    return YEARS[named.pop()] if len(named) == 1 else None
 
 
 def _of_sidecar(scan: Path) -> Age | None:
@@ -129,7 +155,10 @@ def _between(born: str, scanned: str) -> float | None:
 
 def _dicom_years(text: str) -> float | None:
     found = _AS.fullmatch(text)
-    return None if found is None else _plausible(float(found[1]) * YEARS[(found[2] or "Y").upper()])
+    unit = (found[2] or "Y").upper() if found else ""
+    if found is None or (unit == "Y" and float(found[1]) == 0):  # what anonymisers leave of an age
+        return None
+    return _plausible(float(found[1]) * YEARS[unit])
 
 
 def _years(text: str, unit: float) -> float | None:

@@ -18,7 +18,7 @@ from typing import Any
 from synthseg.cohort.bids import DESCRIPTION, BidsScan
 from synthseg.cohort.texts import read_json, write_json, write_text
 from synthseg.cohort.work import Job
-from synthseg.errors import UsageError
+from synthseg.errors import SynthsegError, UsageError
 from synthseg.inference.outputs import Outputs, output_files
 
 BIDS_VERSION = "1.10.0"
@@ -132,7 +132,10 @@ def start_dataset(out: Path, dataset: Path) -> None:
 def _dataset_description(out: Path, dataset: Path) -> dict[str, Any]:
     link = _link(out, dataset)
     raw = dataset / DESCRIPTION
-    about = read_json(raw) if raw.is_file() else {}
+    try:
+        about = read_json(raw) if raw.is_file() else {}
+    except SynthsegError:  # whether that matters was for the check of the dataset to say
+        about = {}
     origin = {"URL": link} | ({"DOI": about["DatasetDOI"]} if about.get("DatasetDOI") else {})
     return {
         "Name": f"synthseg - segmentations of {about.get('Name') or 'brain scans'}",

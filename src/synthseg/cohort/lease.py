@@ -103,8 +103,14 @@ class Lease:
         with contextlib.suppress(FileNotFoundError):
             self.path.rename(grave)
             if _read_text(grave) != held:  # somebody was faster, and this is theirs
-                with contextlib.suppress(FileExistsError):
+                try:
                     os.link(grave, self.path)
+                except FileExistsError:
+                    pass
+                except OSError:  # no links on this disk
+                    if not self.path.exists():
+                        grave.rename(self.path)
+                        return
             grave.unlink()
 
     def _busy(self, held: str) -> UsageError:
@@ -164,10 +170,12 @@ def _alive(pid: object) -> bool:
     """Whether a process of this machine lives; what cannot be known counts as alive."""
     if not isinstance(pid, int):
         return False
+    if os.name != "posix":  # there it would end the process
+        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:
+    except (OSError, OverflowError):
         return True
     return True

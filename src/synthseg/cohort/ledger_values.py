@@ -52,6 +52,8 @@ def parse_result(text: Any, ledger: Path) -> dict[str, Any]:
     quality, volumes, notes = told.get("quality", {}), told.get("volumes_mm3", {}), told.get("notes", [])
     scores = quality.get("scores", {}) if isinstance(quality, dict) else None
     texts = isinstance(notes, list) and all(isinstance(note, str) for note in notes)
+    warnings = told.get("warnings", [])
+    texts = texts and isinstance(warnings, list) and all(isinstance(one, dict) and "code" in one for one in warnings)
     if not (texts and _numbers(volumes) and _numbers(scores)):
         raise damaged(ledger, "a result that is none")
     return told

@@ -43,7 +43,7 @@ class Settings:
     weights: tuple[str, ...] = ()
     mode: str = "default"
     parcels: bool = False
-    quality: bool | None = False
+    quality: bool | None = None
     protocol: str | None = None
     ct: bool | None = None
     precision: str | None = None

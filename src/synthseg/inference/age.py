@@ -25,7 +25,7 @@ def age_warnings(age: Age | None) -> tuple[ScanWarning, ...]:
     """A warning on a scan of somebody younger than :data:`ADULT_YEARS`; none where the age is not known."""
     if age is None or age.years >= ADULT_YEARS:
         return ()
-    told = f"{age.years:.0f} years" if age.years >= INFANT_YEARS else f"{12 * age.years:.0f} months"
+    told = f"{age.years:.0f} years" if age.years >= INFANT_YEARS else _months(12 * age.years)
     if age.years < INFANT_YEARS:
         message = (
             f"an infant of {told} ({age.source}): the networks were trained on adults, whose brains have another "
@@ -37,3 +37,7 @@ def age_warnings(age: Age | None) -> tuple[ScanWarning, ...]:
         "same age, not with adults"
     )
     return (ScanWarning("child", "caution", message),)
+
+
+def _months(count: float) -> str:
+    return "1 month" if round(count) == 1 else f"{count:.0f} months"

@@ -15,7 +15,6 @@ from synthseg.files import require_writable, sweep_parts
 from synthseg.inference.age import age_warnings
 from synthseg.inference.batch_tables import BatchTables
 from synthseg.inference.discovery import Job
-from synthseg.inference.locks import lock_beside, sweep_locks
 from synthseg.inference.outcome import BatchOptions, BatchResult, Outcome, Status
 from synthseg.inference.outputs import Outputs, apply_choices, write_outputs
 from synthseg.inference.pipeline import run_stages
@@ -41,6 +40,7 @@ from synthseg.inference.segmentation import Segmentation
 from synthseg.inference.segmenter import Segmenter
 from synthseg.inference.structures import find_structures
 from synthseg.inference.tissue_maps import require_tissues
+from synthseg.locks import lock_beside, sweep_locks
 from synthseg.volumes import Volume, read_volume
 from synthseg.weights.card import BRAIN
 
@@ -178,6 +178,8 @@ class _Batch:
             warnings = recorded_warnings(record)
         except ValueError:
             return None
+        if "warnings" not in record:  # of before there were any: nobody has looked
+            return None
         told = [list(volumes), list(intervals or {}), list(quality.scores if quality else ())]
         names = self.tables.names
         wanted = [names, names if self.outputs.repeat else [], list(self.segmenter.quality_groups)]
@@ -208,7 +210,7 @@ class _Batch:
 
     def _write(self, job: Job, computed: _Computed) -> Outcome:
         """The scan's files and their record, which another run in this folder must not mix with its own."""
-        with lock_beside(job.files["record"]):
+        with lock_beside(job.files["record"], long=True):
             return self._write_alone(job, computed)
 
     def _write_alone(self, job: Job, computed: _Computed) -> Outcome:

@@ -14,6 +14,7 @@ from synthseg.inference.configuration import CENTRES, fit_centres
 from synthseg.inference.model import Model
 from synthseg.inference.prepare import Prepared
 from synthseg.inference.scan_findings import (
+    CUT_MM2,
     Evidence,
     asymmetric,
     bright_rim,
@@ -131,7 +132,7 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check(
         code="not-ct",
-        severity="serious",
+        severity="caution",
         limit=200.0,
         unit="HU",
         source="soft tissue is below 80 HU; any field of view of CT has values below 0",
@@ -166,11 +167,10 @@ CHECKS: tuple[Check, ...] = (
     Check(
         code="brain-cut",
         severity="serious",
-        limit=1500.0,
+        limit=CUT_MM2,
         unit="mm2 on one side",
         source="a cap 4 mm high of a sphere of 65 mm; measured: scans that hold the whole brain at most 830",
         find=cut,
-        unless=("no-brain",),
     ),
     Check(
         code="small-brain",

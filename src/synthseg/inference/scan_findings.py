@@ -25,6 +25,7 @@ PAIRS = {
     17: (53, "hippocampus"),
 }
 TISSUES = {"white matter": (2, 41), "cortex": (3, 42), "lateral ventricle": (4, 43)}
+CUT_MM2 = 1500.0  # of brain on one side of the field of view: more is cut off
 LABEL_VALUES = 300  # at most so many different values in a label map; a scan of 8 bits has fewer than that, too
 
 
@@ -88,8 +89,8 @@ def no_ct(evidence: Evidence, limit: float) -> str | None:
     if not evidence.ct or image.lowest < 0 or image.high <= limit:
         return None
     return (
-        f"was clipped as CT, but has no Hounsfield units: no negative value, and values up to {image.high:g}: "
-        "leave out --ct, or convert the CT again with its rescale slope and intercept"
+        f"was clipped as CT, but has no negative value, and values up to {image.high:g}: if it is no CT, leave out "
+        "--ct; if it is, see that its values are Hounsfield units (soft tissue 0 to 80), not shifted by an offset"
     )
 
 
@@ -117,7 +118,7 @@ def coarse(evidence: Evidence, limit: float) -> str | None:
 
 def cut(evidence: Evidence, limit: float) -> str | None:
     """The brain reaches the end of the field of view."""
-    sides = {side: area for side, area in evidence.brain.touching_mm2.items() if area > limit}
+    sides = _cut_sides(evidence, limit)
     if not sides:
         return None
     named = " and ".join(f"the {side}" for side in sides)
@@ -125,15 +126,20 @@ def cut(evidence: Evidence, limit: float) -> str | None:
     return f"the brain is cut off at {named} of the field of view, which it touches with {told}: volumes are too small"
 
 
+def _cut_sides(evidence: Evidence, limit: float) -> dict[str, float]:
+    """Where the brain ends with the field of view, with the area there (mm2)."""
+    return {side: area for side, area in evidence.brain.touching_mm2.items() if area > limit}
+
+
 def no_brain(evidence: Evidence, limit: float) -> str | None:
     """Hardly anything was segmented."""
     ml = evidence.total_mm3 / 1000
     if not evidence.adult or ml >= limit:
         return None
-    return (
-        f"hardly any brain was found, {ml:.0f} ml (a newborn's head holds about 400): is it a brain, upright, "
-        "and are its voxel sizes in the header right?"
-    )
+    found = f"hardly any brain was found, {ml:.0f} ml (a newborn has about 350)"
+    if _cut_sides(evidence, CUT_MM2):
+        return f"{found}: only a part of the brain seems to be in the field of view"
+    return f"{found}: is it a brain, upright, and are its voxel sizes in the header right?"
 
 
 def misplaced(evidence: Evidence, limit: float) -> str | None:
@@ -141,10 +147,15 @@ def misplaced(evidence: Evidence, limit: float) -> str | None:
     fit = evidence.fit
     if not evidence.adult or fit is None or fit.misfit < limit:
         return None
+    found = f"the structures do not lie to each other as in a head (misfit {fit.misfit:.2f}; heads: below 0.2)"
+    if _cut_sides(evidence, CUT_MM2):
+        return (
+            f"{found}: too little of the brain may be in the field of view; if all of it is, see whether the header "
+            "has top and bottom, front and back or axes mixed up"
+        )
     return (
-        f"the structures do not lie to each other as in a head (misfit {fit.misfit:.2f}; heads: below 0.2): the "
-        "header may have top and bottom, front and back or axes mixed up, or the segmentation failed: look at the scan "
-        "in a viewer that shows directions, and mend its header"
+        f"{found}: the header may have top and bottom, front and back or axes mixed up, or the segmentation failed: "
+        "look at the scan in a viewer that shows directions, and mend its header"
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from synthseg.errors import UsageError
 from synthseg.files import atomic_file
-from synthseg.inference.locks import lock_beside
+from synthseg.locks import lock_beside
 
 Cells = Mapping[tuple[str, str], str]  # (item, measure) -> text
 TABLE_SUFFIXES = (".csv", ".tsv")

@@ -178,6 +178,10 @@ def _from_record(path: Path) -> Finding | None:
         notes.append("the predicted quality in its record cannot be read")
     try:
         warnings = recorded_warnings(record)
+    except ValueError:
+        warnings = ()
+        notes.append("the warnings in its record cannot be read")
+    try:
         volumes = {str(name): float(volume) for name, volume in record["volumes_mm3"].items()}
     except (TypeError, ValueError):
         return None
@@ -215,9 +219,9 @@ def _from_failure(path: Path) -> Finding | None:
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
         scan, message = Path(told["input"]["path"]), str(told["error"]["message"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     sha256 = None
-    with contextlib.suppress(OSError):  # a scan that is not there has no sum; its id is then a number
+    with contextlib.suppress(OSError, ValueError):  # a scan that is not there has no sum; its id is then a number
         sha256 = describe_input(scan)["sha256"]
     return Finding(scan=scan, sha256=sha256, error=message, record=told, record_path=path)

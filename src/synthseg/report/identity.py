@@ -86,5 +86,8 @@ def _secrets(scan: Path, results: Path | None) -> tuple[str, ...]:
     nobody = stem.lower() in _NOBODY or len(stem) < LEAST_LETTERS
     spellings = {str(scan), str(scan.absolute()), scan.name, "" if nobody else stem}
     spellings |= {str(path.absolute().parent) for path in (scan, results) if path is not None} - {scan.anchor, "/"}
+    # A BIDS dataset has its subjects' labels in folders' names, too.
+    folders = [part for part in scan.parts[:-1] if part.startswith(("sub-", "ses-")) and len(part) > 4 + 1]
+    spellings |= {*folders}
     spellings |= {one_line(spelling) for spelling in spellings}  # as messages spell control characters in names
     return tuple(sorted(spellings - {""}, key=len, reverse=True))

@@ -24,7 +24,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn, optim
 
 from synthseg.errors import TrainingError
-from synthseg.files import sync_folder
+from synthseg.files import sync_file, sync_folder
 from synthseg.reading import exists, require_file
 from synthseg.training.optimizers import Muon
 
@@ -34,7 +34,6 @@ _KERNELS = ("fused", "foreach", "capturable")  # of an optimiser's groups: how, 
 SHARD_BYTES = 15 * 2**20
 _INDEX = "index.json"
 _MOST_SHARDS = 100_000  # 1.5 TB: a damaged number must not be counted to
-_GO_BACK = "remove {}: the checkpoint before it is used then"
 _NAME = re.compile(r"^step-\d+(\.old)?$")
 
 
@@ -103,7 +102,7 @@ def _write(file: Path, content: bytes) -> str:
     with file.open("wb") as handle:
         handle.write(content)
         handle.flush()
-        os.fsync(handle.fileno())
+        sync_file(handle)
     return hashlib.sha256(content).hexdigest()
 
 
@@ -130,7 +129,7 @@ def read_shards(folder: Path, *, format_name: str) -> tuple[dict[str, Tensor], d
         for n, wanted in zip(range(index["shards"]), hashes, strict=True):
             file = folder / f"{n:04d}.safetensors"
             if exists(file):
-                require_file(file, error=TrainingError, fix=_GO_BACK.format(folder))
+                require_file(file, error=TrainingError, fix=_go_back(folder))
             content = file.read_bytes()
             if wanted is not None and hashlib.sha256(content).hexdigest() != wanted:
                 raise ValueError("its content is not what the index has the hash of")
@@ -145,7 +144,7 @@ def read_index(folder: Path, *, format_name: str = _FORMAT) -> dict[str, Any]:
     file = folder / _INDEX
     try:
         if exists(file):
-            require_file(file, error=TrainingError, fix=_GO_BACK.format(folder))
+            require_file(file, error=TrainingError, fix=_go_back(folder))
         index: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         found = index.get("format")
         if ("sha256" in index or "index_sha256" in index) and index.get("index_sha256") != _hash_index(index):
@@ -161,7 +160,15 @@ def read_index(folder: Path, *, format_name: str = _FORMAT) -> dict[str, Any]:
 
 
 def _damaged(file: Path, error: Exception) -> TrainingError:
-    return TrainingError(file, found=f"a damaged checkpoint ({error})", fix=_GO_BACK.format(file.parent))
+    return TrainingError(file, found=f"a damaged checkpoint ({error})", fix=_go_back(file.parent))
+
+
+def _go_back(folder: Path) -> str:
+    """What to do without a checkpoint."""
+    run = folder.parent.parent
+    if any(other.name.removesuffix(".old") < folder.name.removesuffix(".old") for other in list_checkpoints(run)):
+        return f"remove {folder}: the checkpoint before it is used then"
+    return "it is the only one: copy it back from where there is another, or train in another folder"
 
 
 def save_checkpoint(

@@ -68,10 +68,14 @@ class RunLog:
 def _read(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
+    # A by-product, which must not keep a run from going on: lines that a power cut left are dropped.
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        reader = csv.DictReader(line.replace("\0", "") for line in file)
         known = reader.fieldnames or ()  # a log begun by an older release has fewer columns
-        read = [{column: row[column] if column in known else "" for column in COLUMNS} for row in reader]
+        try:
+            read = [{column: row[column] if column in known else "" for column in COLUMNS} for row in reader]
+        except csv.Error:
+            return []
     whole = [row for row in read if None not in row.values()]  # a power cut can leave half a line
     return [row for row in whole if (row["step"] or "").isdigit()]
 

@@ -330,6 +330,7 @@ class _Session:
         if self.world.any(not all_finite(self.network, self.average)):
             self._say(f"step {self.progress.step}: weights that are not finite: the checkpoints before are kept")
             return
+        self.watch.share()
         if self.world.leads:
             facts: dict[str, Any] = {"progress": dataclasses.asdict(self.progress), "recipe": self.recipe.to_dict()}
             facts["targets"] = self.targets

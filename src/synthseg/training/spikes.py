@@ -168,6 +168,13 @@ class SpikeWatch:
             self.kept.trial, self.kept.row = step, 0
         self._begin(step)
 
+    @torch.no_grad()
+    def share(self) -> None:
+        """Give every process the mean of the window's sums: only the leader's are kept. All processes call it."""
+        loss, count = self._world.mean(torch.stack([self._loss, self._count]))
+        self._loss.copy_(loss)
+        self._count.copy_(count)
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and plain values for a checkpoint."""
         tensors = {f"{kind}.{name}": tensor for kind, held in self._states.items() for name, tensor in held.items()}

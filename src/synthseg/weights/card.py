@@ -217,8 +217,12 @@ def refuse_foreign(path: Path) -> None:
     """
     fix = "check the path, or copy the file again; `synthseg weights list` shows the known names"
     require_file(path, error=WeightsError, fix=fix, as_text=True)
-    with path.open("rb") as file:
-        start = file.read(9)
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        found = f"a file that cannot be read ({error.strerror or error})"
+        raise WeightsError(path, found=found, fix="check its permissions and the disk") from error
     if start[8:] == b"{":  # safetensors: eight bytes of header length (which may begin like a pickle), then JSON
         return
     suffix = path.suffix.lower()
@@ -240,6 +244,9 @@ def unreadable(path: Path, error: Exception) -> WeightsError:
     """The error for a file that safetensors refuses, with its size: a cut-off download is the usual cause."""
     if lacks_memory(error):
         return WeightsError(path, found=f"no memory to read it ({error})", fix=MORE_MEMORY)
+    if isinstance(error, OSError) or "unable to mmap" in str(error):
+        fix = "copy it to a local disk, if this one cannot map files into memory, and check the disk"
+        return WeightsError(path, found=f"a file that the system does not let be read ({error})", fix=fix)
     size = path.stat().st_size if path.exists() else 0
     found = f"{size:,} bytes that are not a whole safetensors file ({error})"
     return WeightsError(path, found=found, fix="it was cut off or is something else: copy or download it again")

@@ -107,7 +107,7 @@ def load_weights(name_or_path: str | Path, role: str | None = None) -> Weights:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, RuntimeError) as error:
         raise unreadable(path, error) from error
     card = decode_card(metadata, path)
     if role is not None:
