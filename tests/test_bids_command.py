@@ -183,6 +183,17 @@ def test_wrong_usage_is_told_before_any_work(tmp_path: Path, command: Command) -
     assert (code, "no BIDSVersion" in said, "--skip-bids-validation" in said) == (2, True, True)
 
 
+@pytest.mark.parametrize(
+    "about", ['{"Name": "x", "BIDSVersion": "1.8", "Name": "x"}', '{"Name": "x", "More": NaN}', "{"]
+)
+def test_what_a_dataset_says_of_itself_ends_no_run(tmp_path: Path, about: str) -> None:
+    raw = raw_dataset(tmp_path / "raw", ())
+    (raw / "dataset_description.json").write_text(about)
+    start_dataset(tmp_path / "out", raw)
+    made = json.loads((tmp_path / "out" / "dataset_description.json").read_text())
+    assert made["Name"] == "synthseg - segmentations of brain scans"
+
+
 def test_the_dataset_itself_and_other_programs_derivatives_are_left_alone(tmp_path: Path) -> None:
     raw = raw_dataset(tmp_path / "raw", ())
     with pytest.raises(UsageError, match="the dataset itself"):

@@ -207,7 +207,7 @@ def test_default_options_are_the_same_to_workers(tmp_path: Path, shared: Path, c
     assert code == 0, err
     assert told.startswith("1 scan(s) done")
     (row,) = csv.DictReader((tmp_path / "out" / "cohort.tsv").read_text().splitlines(), delimiter="\t")
-    assert row["quality"] == "pass"
+    assert row["qc"] == "pass"
     assert row["warnings"] == "none"
 
 

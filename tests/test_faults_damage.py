@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from inference_helpers import save_random_weights
-from synthseg.errors import SynthsegError, TrainingError, WeightsError
+from synthseg.errors import OutputError, SynthsegError, TrainingError, WeightsError
+from synthseg.files import atomic_file
 from synthseg.generation.bank import LabelBank
 from synthseg.training.checkpoint import list_checkpoints, read_shards, write_shards
 from synthseg.training.validation import ValidationSet, load_validation
@@ -140,3 +143,33 @@ def test_files_of_before_there_were_hashes_are_read(tmp_path: Path) -> None:
     assert header.pop("sha256")
     save_file(tensors, bank, metadata={"bank": json.dumps(header)})
     assert LabelBank.load(bank).sha256 == before.sha256
+
+
+def test_without_a_checkpoint_before_nobody_is_told_to_remove_the_only_one(tmp_path: Path) -> None:
+    recipe, out = tiny_recipe(tmp_path), tmp_path / "run"
+    run(cut(recipe, 2), out)
+    (only,) = list_checkpoints(out)
+    shard = only / "0000.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    with pytest.raises(TrainingError, match=r"a damaged checkpoint .*Fix: it is the only one: copy it back"):
+        run(recipe, out, resume=True)
+
+
+def test_a_disk_that_cannot_sync_is_written_to_and_a_full_one_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(number: int) -> Callable[[int], None]:
+        def fsync(_: int) -> None:
+            raise OSError(number, os.strerror(number))
+
+        return fsync
+
+    monkeypatch.setattr(os, "fsync", refuse(errno.EINVAL))
+    with atomic_file(tmp_path / "a") as file:
+        file.write(b"whole")
+    assert (tmp_path / "a").read_bytes() == b"whole"
+    for number in (errno.EIO, errno.ENOSPC):
+        monkeypatch.setattr(os, "fsync", refuse(number))
+        with pytest.raises(OutputError, match="no way to write it"), atomic_file(tmp_path / "b") as file:
+            file.write(b"half")
+        assert not (tmp_path / "b").exists()

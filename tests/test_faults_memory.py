@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,7 +71,22 @@ def test_what_the_system_refuses_is_told_in_words(error: Exception, said: str) -
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("shape mismatch"), ImportError("no module x"), OSError("odd"), KeyError(1)]
+    "error",
+    [
+        RuntimeError("shape mismatch"),
+        ImportError("no module x"),
+        OSError("odd"),
+        KeyError(1),
+        ImportError("libfoo.so: failed to map segment from shared object: Operation not permitted"),  # noexec
+        ImportError("libgomp.so: cannot allocate memory in static TLS block"),
+        RuntimeError("unable to mmap 7 bytes from file <x>: No such device (19)"),
+    ],
 )
 def test_a_mistake_in_the_program_is_not_blamed_on_the_system(error: Exception) -> None:
     assert explained(error) is None
+
+
+def test_words_in_a_files_name_are_none_of_the_systems() -> None:
+    said = str(explained(FileNotFoundError(2, "No such file or directory", "/data/Out of Memory/a.nii")))
+    assert said.startswith("/data/Out of Memory/a.nii: found No such file")
+    assert "a file: found Stale" in str(explained(OSError(errno.ESTALE, "Stale file handle")))

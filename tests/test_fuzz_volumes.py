@@ -23,6 +23,7 @@ from synthseg.errors import VolumeError
 from synthseg.inference.original.scan import read_scan
 from synthseg.volumes import Volume, read_volume
 from synthseg.volumes.channels import read_channels
+from synthseg.volumes.npz import npz_array, npz_headers
 from volume_files import AFFINE, make_head, patch, save
 
 READERS: tuple[Callable[[Path], Any], ...] = (read_volume, partial(read_volume, labels=True), read_scan)
@@ -197,3 +198,10 @@ def test_damaged_headers_print_nothing(tmp_path: Path, capfd: pytest.CaptureFixt
     refusal(path, partial(read_channels, channels=2))
     refusal(path, read_scan)
     assert capfd.readouterr() == ("", "")
+
+
+def test_an_array_of_objects_beside_the_volume_is_left_alone(tmp_path: Path) -> None:
+    data = np.arange(24.0).reshape(2, 3, 4)
+    np.savez(tmp_path / "a.npz", vol_data=data, meta=np.array([None] * 5000, dtype=object))
+    np.testing.assert_array_equal(npz_array(tmp_path / "a.npz", "vol_data"), data)
+    assert npz_headers(tmp_path / "a.npz")["vol_data"] == ((2, 3, 4), data.dtype)

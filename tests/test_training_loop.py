@@ -269,6 +269,8 @@ def test_the_log_is_cut_back_to_the_step_resumed_from(tmp_path: Path):
         log.row(step=step, loss=1 / step)
     with log.path.open("a", encoding="utf-8") as file:
         file.write("4")  # a line that a power cut left
+    with log.path.open("ab") as file:
+        file.write(b"\n\xff\xfe\n" + bytes(100))  # and what a disk made of others
     resumed = RunLog(tmp_path, tensorboard=False, resume_step=20, stream=quiet())
     resumed.row(step=25, dice=0.5)
     assert [row["step"] for row in rows(tmp_path)] == ["10", "20", "25"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,6 +38,22 @@ def test_list_shows_each_file_and_what_is_wrong_with_it(folder: Path) -> None:
     assert result.exit_code == 0
     for text in ("tiny", "structures", "synthseg-2.0", "12,000", "cut", "unusable: 5 bytes that are not"):
         assert text in result.output
+
+
+def test_one_file_that_cannot_be_read_does_not_hide_the_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "far.safetensors").write_bytes(b"something of a network disk that is gone")
+    real = Path.open
+
+    def refuse(path: Path, *args: Any, **options: Any) -> Any:
+        if path.name == "far.safetensors":
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    result = CliRunner().invoke(weights_app, ["list"])
+    assert result.exit_code == 0
+    assert "12,000" in result.output
+    assert "a file that cannot be read (Stale file handle)" in " ".join(result.output.split())
 
 
 def test_show_prints_the_card_for_people_and_for_machines(folder: Path) -> None:

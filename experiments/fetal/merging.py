@@ -16,7 +16,7 @@ from typing import Any
 
 from experiments.fetal.cases import atlas_cases, held_out_cases
 from experiments.fetal.config import ARMS, ORDINARY, Edit, FetalConfig
-from experiments.fetal.report import case_table, tests_against
+from experiments.fetal.report import case_table, paired_lines
 from experiments.fetal.run import RECORD, say
 from experiments.fetal.score import Results, by_subject, measurements_of, score_cases
 from experiments.fetal.subjects import Fold, Subject
@@ -123,10 +123,11 @@ def _write(results: Results, study: Path) -> Path:
     dice = [row for row in subjects if row.metric == "dice"]
     reference = CALIBRATED
     found = compare_methods(dice, PairedConfig(by="stratum", reference=reference, correction="holm")).rows
-    write_paired(found, study / "merging-paired.tsv")
+    tests = study / "merging-paired.tsv"
+    write_paired(found, tests)
     page = study / "merging.md"
     with atomic_file(page) as file:
-        file.write(("\n".join([*lines, *tests_against(found, reference)]) + "\n").encode())
+        file.write(("\n".join([*lines, *paired_lines(found, reference, tests.name)]) + "\n").encode())
     return page
 
 

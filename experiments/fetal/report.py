@@ -90,7 +90,7 @@ def write_report(
         reference = unique(dice, "method")[0]
         found = compare_methods(dice, PairedConfig(by="stratum", reference=reference, correction="holm")).rows
         write_paired(found, out / "paired.tsv")
-        lines += tests_against(found, reference)
+        lines += paired_lines(found, reference, "paired.tsv")
     if failures:
         lines += ["## Failed, and in no arm's means above", ""]
         lines += [f"- {where}, {one.case.scan}, {one.case.change}: {one.reason}" for where, one in failures]
@@ -176,10 +176,10 @@ def _gain(of: Mapping[tuple[str, str], float], pairs: Sequence[tuple[str, str]])
     return f"{gains.mean():+.1f} ({interval.low:+.1f} to {interval.high:+.1f})"
 
 
-def tests_against(rows: Sequence[PairedRow], reference: str) -> list[str]:
-    """Means over tissues only; single tissues are in ``paired.tsv``."""
+def paired_lines(rows: Sequence[PairedRow], reference: str, file: str) -> list[str]:
+    """Means over tissues only; single tissues are in ``file``."""
     lines = [f"## Against {reference}", "", "Wilcoxon signed-rank test over subjects, Holm within a stratum."]
-    lines += ["Single tissues: `paired.tsv`.", "", "| stratum | arm | subjects | Dice points | p | corrected |"]
+    lines += [f"Single tissues: `{file}`.", "", "| stratum | arm | subjects | Dice points | p | corrected |"]
     lines.append("|:--|:--|--:|--:|--:|--:|")
     for row in rows:
         if row.label == "" and row.n_pairs:
