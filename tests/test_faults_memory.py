@@ -51,7 +51,7 @@ def test_whatever_the_limit_a_command_ends_with_its_results_or_one_sentence(
             shutil.rmtree(out)
         codes.append(ended.code)
         assert "damaged" not in said  # nothing is wrong with a file that there is no memory for
-    assert codes[0] == 1 or case not in (SEGMENT, TRAIN)  # the others live of what has been freed before
+    assert codes[0] == 1 or case is not SEGMENT  # the others can live of what has been freed before
     assert codes[-1] == 0
 
 

@@ -192,7 +192,7 @@ LEFT = {"none": None, "dead": f"{place()} 99999999", "another's number": f"{plac
 
 @pytest.mark.parametrize("left", LEFT.values(), ids=LEFT)
 def test_of_trainings_that_begin_at_once_one_trains(tmp_path: Path, left: str | None) -> None:
-    for attempt in range(3):
+    for attempt in range(2 if left and left.endswith("9") else 1):  # the race that is hardest to win
         folder = tmp_path / f"run-{attempt}"
         folder.mkdir()
         if left is not None:
