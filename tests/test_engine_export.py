@@ -157,7 +157,7 @@ def test_a_network_that_gives_scores_is_refused(tmp_path: Path, command: Callabl
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", [None, (32, 48, 32)])
+@pytest.mark.parametrize("shape", [None, (48, 64, 48)])
 def test_the_shipped_network_is_exported_in_both_forms(shape, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("openvino")
